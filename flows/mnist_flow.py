@@ -1,0 +1,53 @@
+"""The training pipeline: load, validate, preprocess, train, evaluate, publish.
+
+python flows/mnist_flow.py --help
+"""
+
+if __name__ == "__main__":
+    # First of all: the run's own Prefect server boots while the imports below take place.
+    from tasks.terminal.session import Session
+
+    session = Session.begin()
+
+import sys
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from tasks.evaluate import evaluate
+from tasks.load import load
+from tasks.orchestration.results import stored_run
+from tasks.preprocess import preprocess
+from tasks.publish import publish
+from tasks.records import RunSummary
+from tasks.settings import RunSettings
+from tasks.sources.catalogue import artifact_name, find_dataset
+from tasks.train import train
+from tasks.validate import validate
+
+
+def run_name() -> str:
+    """For instance `mnist-mlp-12-epochs-seed-0`."""
+    settings: RunSettings = flow_run.parameters["settings"]
+    plan = settings.plan
+    return f"{artifact_name(settings.dataset)}-{plan.model}-{plan.epochs}-epochs-seed-{plan.seed}"
+
+
+@flow(name="mnist", flow_run_name=run_name, persist_result=False)
+def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
+    """Train and evaluate a classifier on an image dataset, and record how well it does.
+
+    Stages whose inputs and code are unchanged take their result from the cache.
+    """
+    with stored_run(settings) as store:
+        source = find_dataset(settings.dataset, downloads=store.root / "downloads")
+        raw = load(source, store)
+        checked = validate(raw, store)
+        ready = preprocess(raw, store, wait_for=[checked])
+        model = train(ready, settings.plan, store)
+        metrics = evaluate(model, ready, store)
+        return publish(settings, raw, checked, model, metrics, store)
+
+
+if __name__ == "__main__":
+    sys.exit(session.run(mnist_flow))

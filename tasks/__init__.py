@@ -1,0 +1,7 @@
+"""What the flows are made of: stages (verbs, a Prefect task each) and nouns they use."""
+
+import os
+
+# Read by TensorFlow and Keras when they are first imported. What the user has set stays.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up chatter from C++
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever ~/.keras/keras.json says

@@ -1,0 +1,32 @@
+"""Evaluate: how well a model does on images it has never seen."""
+
+from __future__ import annotations
+
+import numpy as np
+from prefect import get_run_logger
+
+from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.stage import stage
+from tasks.records import DatasetRef, Metrics, ModelRef
+from tasks.scores import score
+from tasks.store import Store
+
+
+@stage(cache_policy=CODE_AND_INPUTS, tags={"model"})
+def evaluate(model: ModelRef, ready: DatasetRef, store: Store) -> Metrics:
+    """Score a model on every test image: loss, accuracy, confusion, figures per class.
+
+    Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32.
+    """
+    from tasks.network import load_model
+    from tasks.training import predict
+
+    network = load_model(store.require(model.file))
+    probabilities = np.concatenate(list(predict(network, store.open_array(ready.x_test))))
+    labels = store.open_array(ready.y_test).argmax(axis=1)
+    metrics = score(probabilities, labels, store.put_array(probabilities))
+    get_run_logger().info(
+        "accuracy %.4f, loss %.4f on %d test images",
+        *(metrics.accuracy_fraction, metrics.loss, metrics.images),
+    )
+    return metrics

@@ -1,0 +1,118 @@
+"""What decides a stage's result besides its inputs: its code and its libraries.
+
+The code of a stage is its module and every project module that it reaches through imports,
+those inside function bodies included. It is read, never run, and hashed as a syntax tree
+without docstrings: comments, layout and documentation do not count.
+
+    {"tasks.preprocess": "5d0c…", "tasks.schema": "e31b…", "tasks.records": "a90f…", …}
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+# Libraries that compute values. Those that carry, draw or schedule cannot change a result.
+COMPUTING_LIBRARIES = {
+    "keras": "keras",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "pandera": "pandera",
+    "tensorflow": "tensorflow",
+    "xarray": "xarray",
+}
+
+
+def code_of(module: str) -> dict[str, str]:
+    """The digest of each project module that a module reaches, itself included.
+
+    A project module is one whose file lies beside the module's own top-level package.
+    """
+    root = _root_of(module)
+    reached: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _file_of(root, name)
+        if path is None or name in reached:
+            continue
+        reached[name], imported = _read(path, name, path.stat().st_mtime_ns)
+        waiting += [*imported, *_parents(name)]
+    return dict(sorted(reached.items()))
+
+
+def libraries_of(module: str) -> dict[str, str]:
+    """The installed version of each computing library that a module reaches."""
+    root = _root_of(module)
+    imported: set[str] = set()
+    for name in code_of(module):
+        path = _file_of(root, name)
+        assert path is not None  # code_of has just read it
+        imported |= {target.partition(".")[0] for target in _read(path, name, path.stat().st_mtime_ns)[1]}
+    return {
+        distribution: _version(distribution)
+        for package, distribution in sorted(COMPUTING_LIBRARIES.items())
+        if package in imported
+    }
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, module: str, modified_ns: int) -> tuple[str, tuple[str, ...]]:
+    """A file's digest and the modules it may import. `modified_ns` only keys the cache."""
+    del modified_ns
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    imported = tuple(dict.fromkeys(_imports(tree, package)))
+    _strip_docstrings(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = package.split(".")[: len(package.split(".")) - max(node.level - 1, 0)]
+            prefix = [*origin, *filter(None, [node.module])] if node.level else [node.module or ""]
+            base = ".".join(prefix)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)  # perhaps submodules
+
+
+def _strip_docstrings(tree: ast.AST) -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+
+
+def _parents(module: str) -> Iterator[str]:
+    while module := module.rpartition(".")[0]:
+        yield module
+
+
+@lru_cache(maxsize=64)
+def _root_of(module: str) -> Path:
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    if spec is None or spec.origin is None:
+        raise ValueError(f"A stage must be defined in a module with a file. Received: {module!r}.")
+    origin = Path(spec.origin)
+    return origin.parent.parent if origin.name == "__init__.py" else origin.parent
+
+
+def _file_of(root: Path, module: str) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    for path in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@lru_cache(maxsize=64)
+def _version(distribution: str) -> str:
+    return metadata.version(distribution)

@@ -1,0 +1,92 @@
+"""Load: from a dataset's files to four arrays in the store."""
+
+from __future__ import annotations
+
+import numpy as np
+from prefect import get_run_logger
+
+from tasks.errors import CountMismatchError, LabelTypeError, ShapeError
+from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.stage import stage
+from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, DatasetSource
+from tasks.sources.catalogue import check_unchanged, open_dataset
+from tasks.sources.stream import ArrayStream
+from tasks.store import Store
+
+
+@stage(cache_policy=CODE_AND_INPUTS, tags={"data"})
+def load(source: DatasetSource, store: Store) -> DatasetRef:
+    """Read a dataset into the store: images (image, row, column), labels (image,) uint8.
+
+    Height, width and the number of classes come from the data. Pixels keep their dtype;
+    whole-number labels of any width become uint8 where they fit.
+
+    Raises:
+        DatasetError: one of its kinds for each way in which the files can be wrong.
+    """
+    streams = open_dataset(source)
+    _check_shapes(streams)
+    arrays = {name: _store_stream(streams[name], store) for name in ARRAY_NAMES}
+    check_unchanged(source)
+    _, height, width = arrays["x_train"].shape
+    dataset = DatasetRef(
+        name=source.name,
+        height=height,
+        width=width,
+        classes=1 + max(int(store.open_array(arrays[f"y_{split}"]).max()) for split in SPLITS),
+        **arrays,
+    )
+    get_run_logger().info(
+        "%s: %d training and %d test images of %d x %d pixels, %d classes",
+        *(dataset.name, dataset.x_train.shape[0], dataset.x_test.shape[0]),
+        *(height, width, dataset.classes),
+    )
+    return dataset
+
+
+def _store_stream(stream: ArrayStream, store: Store) -> ArrayRef:
+    labels = len(stream.shape) == 1
+    with store.array_writer(np.uint8 if labels else stream.dtype, stream.shape) as writer:
+        for rows in stream.rows():
+            writer.append(_as_labels(rows, stream.where) if labels else rows)
+    return writer.finish()
+
+
+def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
+    if values.dtype.kind not in "ui" or values.min() < 0 or values.max() > 255:
+        raise LabelTypeError(
+            "Labels must be whole numbers from 0 to 255.",
+            received=f"{values.dtype}, {values.min()} … {values.max()}",
+            where=where,
+            advice="Number the classes from 0.",
+        )
+    return values.astype(np.uint8)
+
+
+def _check_shapes(streams: dict[str, ArrayStream]) -> None:
+    for name, stream in streams.items():
+        axes = ("image", "row", "column") if name.startswith("x") else ("image",)
+        if len(stream.shape) != len(axes) or 0 in stream.shape:
+            raise ShapeError(
+                f"{name} must have the axes ({', '.join(axes)}), none of them empty.",
+                received=f"shape {stream.shape}",
+                where=stream.where,
+                advice="Reshape the array, for instance images[..., 0] to drop a channel axis.",
+            )
+    for split in SPLITS:
+        images, labels = streams[f"x_{split}"], streams[f"y_{split}"]
+        if images.shape[0] != labels.shape[0]:
+            raise CountMismatchError(
+                "Image and label counts must match.",
+                received=f"{images.shape[0]} images, {labels.shape[0]} labels",
+                where=f"{images.where} and {labels.where}",
+                advice="Take both from the same release of the dataset.",
+            )
+    train, test = streams["x_train"], streams["x_test"]
+    if train.shape[1:] != test.shape[1:]:
+        raise ShapeError(
+            "Training and test images must have the same height and width.",
+            received=f"{train.shape[1:]} and {test.shape[1:]}",
+            where=f"{train.where} and {test.where}",
+            advice="Rescale one of them.",
+        )

@@ -1,0 +1,1 @@
+"""The one place, apart from stages and flows, that knows Prefect."""

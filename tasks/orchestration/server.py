@@ -1,0 +1,152 @@
+"""The run's own Prefect server, for when none is configured.
+
+It is a subprocess over the user's ordinary Prefect database, on a free loopback port, and
+it is started before Prefect is imported, so that both load at the same time. The pipe to
+its standard input is its lease: when this process ends, however it ends, the pipe closes
+and the server drains and stops.
+
+Nothing here imports Prefect while the program starts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+from tasks.errors import ServerStartError, ServerUnavailableError
+
+START_TIMEOUT_SECONDS = 90.0  # a first run ever creates the database: 6 to 10 s, on a slow disk more
+STOP_TIMEOUT_SECONDS = 10.0
+ANSWER_TIMEOUT_SECONDS = 20.0
+READY = b"ready\n"
+
+# What a server for one run does without: the UI, telemetry, block registration, logging.
+SERVER_ENVIRONMENT = {
+    "PREFECT__SERVER_EPHEMERAL": "1",  # task runs and events are recorded; no scheduler, no clean-up
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_UI_ENABLED": "0",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "0",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+}
+
+
+class OwnServer:
+    """A Prefect server that lives as long as this run."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            self._log = tempfile.TemporaryFile()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tasks.orchestration.server_process", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,  # Ctrl-C reaches the run, which then closes the pipe
+                env={**os.environ, **SERVER_ENVIRONMENT},
+            )
+
+    def wait_until_ready(self) -> None:
+        """Return when the server answers. Raises ServerStartError when it will not."""
+        assert self._process.stdout is not None
+        readable, _, _ = select.select([self._process.stdout], [], [], START_TIMEOUT_SECONDS)
+        if not readable or self._process.stdout.readline() != READY:
+            self._process.kill()
+            raise ServerStartError(
+                "The run's own Prefect server must start.",
+                received=self._last_words() or f"no answer in {START_TIMEOUT_SECONDS:.0f} s",
+                where="the Prefect server process",
+                advice="Run `prefect server database upgrade -y`, or start a server with "
+                "`prefect server start` and set PREFECT_API_URL.",
+            )
+
+    def stop(self) -> None:
+        """Let the server record what it has received, and wait until it is gone."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def is_configured() -> bool:
+    """Whether the environment, a profile or a settings file names a Prefect API.
+
+    Prefect itself is asked only when one of the places that it reads mentions an API at
+    all: importing it takes longer than everything else here.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    if not any(_mentions_api(path) for path in _settings_files()):
+        return False
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
+
+
+def wait_for_configured_server(timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> None:
+    """Wait until the configured server answers, saying so on standard error.
+
+    Raises ServerUnavailableError after the timeout.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    deadline = time.monotonic() + timeout_seconds
+    pause_seconds = 0.25
+    with get_client(sync_client=True) as client:
+        while problem := client.api_healthcheck():
+            if time.monotonic() + pause_seconds > deadline:
+                raise ServerUnavailableError(
+                    "The configured Prefect server must answer.",
+                    received=f"{type(problem).__name__}: {problem}, for {timeout_seconds:.0f} s",
+                    where=url,
+                    advice="Start it with `prefect server start`, or unset PREFECT_API_URL "
+                    "to let the run bring up its own.",
+                )
+            if pause_seconds == 0.25:
+                print(f"Waiting for the Prefect server at {url} …", file=sys.stderr)
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, 4.0)
+
+
+def _settings_files() -> list[Path]:
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    return [profiles, Path(".env"), Path("prefect.toml"), Path("pyproject.toml")]
+
+
+def _mentions_api(path: Path) -> bool:
+    try:
+        text = path.read_text()
+    except OSError:
+        return False
+    if path.name == "pyproject.toml":
+        try:
+            return "prefect" in tomllib.loads(text).get("tool", {})
+        except tomllib.TOMLDecodeError:
+            return True  # Prefect will say what is wrong with it
+    return re.search(r"api[_.]?url|\[api\]|PREFECT_PROFILE", text, re.IGNORECASE) is not None

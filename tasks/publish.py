@@ -1,0 +1,98 @@
+"""Publish: leave the record of a run, in Prefect and on disk."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import copyfile
+
+from prefect import get_run_logger
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from tasks.errors import AccuracyTooLowError
+from tasks.ledger import current_ledger
+from tasks.orchestration.artifacts import publish_accuracy, publish_per_class
+from tasks.orchestration.stage import stage
+from tasks.records import DatasetRef, Metrics, ModelRef, RunSummary, ValidationReport
+from tasks.report import RunReport
+from tasks.settings import RunSettings
+from tasks.store import Store, errors_named, new_file, write_atomically
+
+
+@stage(cache_policy=NO_CACHE, tags={"record"})
+def publish(
+    settings: RunSettings,
+    raw: DatasetRef,
+    checked: ValidationReport,
+    model: ModelRef,
+    metrics: Metrics,
+    store: Store,
+) -> RunSummary:
+    """Record a run: Prefect artifacts, a report file, the model under a readable name.
+
+    Never cached, so that every run leaves its record.
+
+    Raises:
+        AccuracyTooLowError: the accuracy is below the settings' minimum; the record is
+            left all the same.
+    """
+    report = RunReport(
+        settings=settings,
+        dataset=raw,
+        validation=checked,
+        model=model,
+        metrics=metrics,
+        stages=dict(current_ledger().stages),
+        run_name=flow_run.name or "no-run",
+        run_id=str(flow_run.id or ""),
+        finished=datetime.now(UTC),
+    )
+    model_path = _export_model(settings, raw, model, store)
+    report_path = _write_report(settings.model_root / "reports", report)
+    publish_accuracy(report)
+    publish_per_class(report)
+    get_run_logger().info("report: %s; model: %s", report_path, model_path)
+    _require_accuracy(metrics, settings)
+    return RunSummary(
+        dataset=raw.name,
+        model=settings.model,
+        accuracy=metrics.accuracy_fraction,
+        loss=metrics.loss,
+        model_path=model_path,
+        weights_sha256=model.weights_sha256,
+        report_path=report_path,
+        flow_run_id=report.run_id,
+        flow_run_name=report.run_name,
+        stages=report.stages,
+    )
+
+
+def _export_model(settings: RunSettings, raw: DatasetRef, model: ModelRef, store: Store) -> Path:
+    """Copy the model out of the cache, which may be cleared, to a name that says what it is."""
+    folder = settings.model_root
+    path = folder / f"{raw.name}-{settings.model}-{model.weights_sha256[:12]}.keras"
+    with errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with new_file(folder) as file:
+        copyfile(store.require(model.file), file.temporary)
+        file.publish(path)
+    return path
+
+
+def _write_report(folder: Path, report: RunReport) -> Path:
+    with errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{report.finished:%Y%m%dT%H%M%S}-{report.run_name}.md"
+    write_atomically(path, report.markdown().encode())
+    return path
+
+
+def _require_accuracy(metrics: Metrics, settings: RunSettings) -> None:
+    if metrics.accuracy_fraction < settings.min_accuracy:
+        raise AccuracyTooLowError(
+            f"The test accuracy must be at least {settings.min_accuracy:.4f}.",
+            received=f"{metrics.accuracy_fraction:.4f}",
+            where=f"{metrics.images} test images",
+            advice="Train longer, choose another model, or lower --min-accuracy.",
+        )

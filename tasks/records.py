@@ -1,0 +1,188 @@
+"""The small values that stages hand to each other.
+
+A record names content, never a place or a time, so that a cache key computed from it
+means the same on every machine:
+
+    ArrayRef(sha256="9f86d0…", size_bytes=188160128, suffix=".npy",
+             dtype="float32", shape=(60000, 784))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+SPLITS = ("train", "test")
+ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+
+class Record(BaseModel):
+    """An immutable value with a strict set of fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BlobRef(Record):
+    """A file in the store, named by the SHA-256 of its bytes."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0)]
+    suffix: Literal[".npy", ".keras"]
+
+
+class ArrayRef(BlobRef):
+    """An array in the store: a C-ordered `.npy` file of this dtype and shape."""
+
+    suffix: Literal[".npy"] = ".npy"
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class SourceFile(Record):
+    """One file that a dataset is read from. Only its content counts, not where it lies."""
+
+    name: str
+    sha256: Sha256
+    size_bytes: int
+    path: Path = Field(exclude=True)
+    modified_ns: int = Field(exclude=True)
+
+
+class DatasetSource(Record):
+    """A dataset that was found, not yet read.
+
+    `name` is for people and for artifact keys: lower-case letters, digits and dashes.
+    """
+
+    name: str
+    kind: Literal["idx", "npz"]
+    files: tuple[SourceFile, ...]
+
+
+class DatasetRef(Record):
+    """Four arrays and what they depict.
+
+    As loaded:       x (image, row, column), y (image,), dtypes as in the files.
+    As preprocessed: x (image, pixel) float32 in [0, 1], y (image, class) float32 one-hot.
+    """
+
+    name: str
+    x_train: ArrayRef
+    y_train: ArrayRef
+    x_test: ArrayRef
+    y_test: ArrayRef
+    height: int
+    width: int
+    classes: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of the four arrays."""
+        joined = "".join(getattr(self, name).sha256 for name in ARRAY_NAMES)
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+
+class CheckResult(Record):
+    """The outcome of one validation check."""
+
+    subject: str
+    rule: str
+    passed: bool
+    received: str = ""
+
+
+class ValidationReport(Record):
+    """Every check that ran, in order."""
+
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        """The checks that did not hold."""
+        return tuple(check for check in self.checks if not check.passed)
+
+
+class TrainingPlan(Record):
+    """Everything that decides what training computes, apart from the data and the code."""
+
+    model: Literal["mlp", "cnn"]
+    hidden_units: int
+    epochs: int
+    batch_size: int
+    optimizer: Literal["rmsprop", "adam", "sgd"]
+    learning_rate: float
+    seed: int
+
+
+class EpochMetrics(Record):
+    """Means over the training images of one epoch, as they were met."""
+
+    loss: float
+    accuracy_fraction: float
+
+
+class ModelRef(Record):
+    """A trained model.
+
+    `file` is the digest of the saved file and only guards its integrity: two saves of one
+    model differ as files. The model's identity is `weights_sha256`, over its configuration
+    and weights.
+    """
+
+    file: BlobRef
+    weights_sha256: Sha256
+    parameters: int
+    history: tuple[EpochMetrics, ...]
+
+
+class ClassMetrics(Record):
+    """How well one class is recognised on the test images, as fractions."""
+
+    label: int
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Metrics(Record):
+    """The evaluation on every test image.
+
+    `confusion[i][j]` counts the images of class i that were taken for class j;
+    `probabilities` is (image, class) float32.
+    """
+
+    accuracy_fraction: float
+    loss: float
+    images: int
+    per_class: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    probabilities: ArrayRef
+
+
+class StageRecord(Record):
+    """What one stage did in this run."""
+
+    state: Literal["computed", "cached", "failed"]
+    seconds: float
+    why: str
+
+
+class RunSummary(Record):
+    """What a completed run hands back."""
+
+    dataset: str
+    model: str
+    accuracy: float
+    loss: float
+    model_path: Path
+    weights_sha256: Sha256
+    report_path: Path
+    flow_run_id: str
+    flow_run_name: str
+    stages: dict[str, StageRecord]

@@ -1,0 +1,98 @@
+"""The readable record of one run, as Markdown: the same text on disk and in Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from tasks.records import DatasetRef, Metrics, ModelRef, Record, StageRecord, ValidationReport
+from tasks.settings import RunSettings
+
+
+class RunReport(Record):
+    """Everything that a report of a run shows."""
+
+    settings: RunSettings
+    dataset: DatasetRef
+    validation: ValidationReport
+    model: ModelRef
+    metrics: Metrics
+    stages: dict[str, StageRecord]
+    run_name: str
+    run_id: str
+    finished: datetime
+
+    def headline(self) -> str:
+        """The figure, the settings, the data and the run: what the accuracy artifact holds."""
+        metrics, plan = self.metrics, self.settings.plan
+        facts = [
+            ("Accuracy", f"**{metrics.accuracy_fraction:.4f}** on {metrics.images:,} test images"),
+            ("Loss", f"{metrics.loss:.4f}"),
+            ("Model", f"{plan.model}, {self.model.parameters:,} parameters"),
+            ("Training", _training_sentence(self)),
+            ("Dataset", f"{self.dataset.name}, digest `{self.dataset.digest[:16]}`"),
+            ("Weights", f"`{self.model.weights_sha256}`"),
+            ("Run", f"{self.run_name} (`{self.run_id}`), {self.finished:%Y-%m-%d %H:%M:%S} UTC"),
+        ]
+        return f"# {self.dataset.name}: accuracy {metrics.accuracy_fraction:.4f}\n\n" + _table(
+            ("", ""), facts
+        )
+
+    def per_class(self) -> list[dict[str, object]]:
+        """One row a class, figures rounded for reading."""
+        return [
+            {
+                "class": row.label,
+                "images": row.images,
+                "precision": round(row.precision, 4),
+                "recall": round(row.recall, 4),
+                "F1": round(row.f1, 4),
+            }
+            for row in self.metrics.per_class
+        ]
+
+    def markdown(self) -> str:
+        """The whole report."""
+        rows = self.per_class()
+        classes = range(self.dataset.classes)
+        sections = [
+            self.headline(),
+            "## Stages\n\n"
+            + _table(
+                ("stage", "state", "seconds", "why"),
+                ((name, s.state, f"{s.seconds:.2f}", s.why) for name, s in self.stages.items()),
+            ),
+            "## Per class\n\n" + _table(list(rows[0]), (list(row.values()) for row in rows)),
+            "## Confusion\n\nRows: the true class. Columns: the predicted one.\n\n"
+            + _table(
+                ("", *classes),
+                ((label, *row) for label, row in zip(classes, self.metrics.confusion, strict=True)),
+            ),
+            "## Training\n\n"
+            + _table(
+                ("epoch", "loss", "accuracy"),
+                (
+                    (epoch, f"{m.loss:.4f}", f"{m.accuracy_fraction:.4f}")
+                    for epoch, m in enumerate(self.model.history, start=1)
+                ),
+            ),
+            "## Validation\n\n"
+            + _table(
+                ("array", "rule", "passed"),
+                ((c.subject, c.rule, "yes" if c.passed else "no") for c in self.validation.checks),
+            ),
+        ]
+        return "\n".join(sections)
+
+
+def _training_sentence(report: RunReport) -> str:
+    plan = report.settings.plan
+    return (
+        f"{plan.epochs} epochs, batch {plan.batch_size}, {plan.hidden_units} hidden units, "
+        f"{plan.optimizer} at {plan.learning_rate:g}, seed {plan.seed}"
+    )
+
+
+def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

@@ -1,0 +1,138 @@
+"""Datasets in one `.npz`: x_train, y_train, x_test, y_test, as numpy.savez writes them.
+
+The archive is a zip of `.npy` files. Names, dtypes and declared sizes are checked against
+the archive's directory before an array is read, and arrays of objects (pickles) never are.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tasks.errors import (
+    CorruptCompressionError,
+    MissingArrayError,
+    NotNpzError,
+    TrailingBytesError,
+    TruncatedFileError,
+    UnsupportedArrayError,
+)
+from tasks.records import ARRAY_NAMES
+from tasks.sources.stream import DEFLATE_MAX_RATIO, ArrayStream, read_rows
+
+AGAIN = "Download or copy the file again."
+NUMERIC_KINDS = "uif"
+HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def open_npz(path: Path) -> dict[str, ArrayStream]:
+    """Check an archive's four arrays against its directory, before anything is allocated.
+
+    Raises:
+        NotNpzError: not a zip archive that can be read, or a member is not an `.npy` file.
+        MissingArrayError: one of the four arrays is not in it.
+        UnsupportedArrayError: objects, text, or Fortran order.
+        TruncatedFileError, TrailingBytesError: a member's size and header disagree.
+        CorruptCompressionError: a member does not inflate to what the archive promised.
+    """
+    with _opened(path) as archive:
+        found = {info.filename: info for info in archive.infolist()}
+        missing = [name for name in ARRAY_NAMES if f"{name}.npy" not in found]
+        if missing:
+            raise MissingArrayError(
+                f"An .npz dataset holds {', '.join(ARRAY_NAMES)}.",
+                received=f"no {', '.join(missing)}, but {', '.join(sorted(found)) or 'nothing'}",
+                where=path.name,
+                advice="Save it with numpy.savez(path, x_train=…, y_train=…, x_test=…, y_test=…).",
+            )
+        return {name: _open_member(archive, found[f"{name}.npy"], path) for name in ARRAY_NAMES}
+
+
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> ArrayStream:
+    where = f"{info.filename} of {path.name}"
+    with archive.open(info) as member:
+        dtype, shape, header_bytes = _read_header(member, where)
+    values_bytes, declared_bytes = info.file_size - header_bytes, math.prod(shape) * dtype.itemsize
+    if values_bytes < declared_bytes or info.file_size > info.compress_size * DEFLATE_MAX_RATIO:
+        raise TruncatedFileError(
+            "An array must have as many bytes as its header declares.",
+            received=f"{values_bytes} bytes ({info.compress_size} compressed), not {declared_bytes}",
+            where=where,
+            advice=AGAIN,
+        )
+    if values_bytes > declared_bytes:
+        raise TrailingBytesError(
+            "Nothing may follow the bytes that the header declares.",
+            received=f"{values_bytes} bytes, not {declared_bytes}",
+            where=where,
+            advice=AGAIN,
+        )
+
+    def rows() -> Iterator[np.ndarray]:
+        with _opened(path) as archive, archive.open(info.filename) as member:
+            _read_header(member, where)
+            yield from read_rows(member.read, dtype, shape, where)
+
+    return ArrayStream(where, dtype, shape, rows)
+
+
+def _read_header(member: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    try:
+        version = np.lib.format.read_magic(member)
+        shape, fortran_order, dtype = HEADER_READERS[version](member)
+    except (ValueError, KeyError) as error:
+        raise NotNpzError(
+            "Each member must be an .npy file of format 1.0 or 2.0.",
+            received=error,
+            where=where,
+            advice="Save it again with numpy.savez.",
+        ) from error
+    if dtype.hasobject or dtype.kind not in NUMERIC_KINDS or fortran_order:
+        raise UnsupportedArrayError(
+            "Arrays must hold plain numbers in C order.",
+            received=f"dtype {dtype}" + (" in Fortran order" if fortran_order else ""),
+            where=where,
+            advice="Save numpy.ascontiguousarray(array) of a whole or real dtype.",
+        )
+    return dtype, shape, member.tell()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except zipfile.BadZipFile as error:
+        if "CRC" in str(error):
+            raise _corrupt(error, path) from error
+        raise NotNpzError(
+            "An .npz dataset must be a zip archive.", received=error, where=path.name, advice=AGAIN
+        ) from error
+    except (zlib.error, EOFError) as error:
+        raise _corrupt(error, path) from error
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown compression
+        raise NotNpzError(
+            "An .npz dataset must be plain or deflated.",
+            received=error,
+            where=path.name,
+            advice="Save it again with numpy.savez or numpy.savez_compressed.",
+        ) from error
+
+
+def _corrupt(error: Exception, path: Path) -> CorruptCompressionError:
+    return CorruptCompressionError(
+        "An archive's members must inflate to what its directory says.",
+        received=error,
+        where=path.name,
+        advice=AGAIN,
+    )

@@ -1,0 +1,53 @@
+"""An array that is read from a file piece by piece, never as a whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import TruncatedFileError
+
+CHUNK_BYTES = 4 << 20
+# Deflate cannot shrink data further than this, so a larger claim in a header is a lie
+# that can be refused before a single byte is inflated.
+DEFLATE_MAX_RATIO = 1032
+
+
+@dataclass(frozen=True)
+class ArrayStream:
+    """What a file declares about an array, checked against its size, and its rows.
+
+    `rows()` opens the file anew and yields consecutive pieces along axis 0.
+    """
+
+    where: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    rows: Callable[[], Iterator[np.ndarray]]
+
+
+def read_rows(
+    read: Callable[[int], bytes], dtype: np.dtype[Any], shape: tuple[int, ...], where: str
+) -> Iterator[np.ndarray]:
+    """Yield pieces of at most CHUNK_BYTES; `read(n)` returns n bytes unless the file ends.
+
+    Raises TruncatedFileError when the file ends early.
+    """
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    rows_a_chunk = max(1, CHUNK_BYTES // max(1, row_bytes))
+    for start in range(0, shape[0], rows_a_chunk):
+        count = min(rows_a_chunk, shape[0] - start)
+        buffer = read(count * row_bytes)
+        if len(buffer) != count * row_bytes:
+            raise TruncatedFileError(
+                "A file must hold as many bytes as its header declares.",
+                received=f"{start * row_bytes + len(buffer)} bytes of values, "
+                f"not {shape[0] * row_bytes}",
+                where=where,
+                advice="Download or copy the file again.",
+            )
+        yield np.frombuffer(buffer, dtype).reshape(count, *shape[1:])

@@ -1,0 +1,241 @@
+"""The content-addressed store: files named by the SHA-256 of their bytes.
+
+    <cache dir>/blobs/9f86d081884c7d65….npy      sha256sum of the file gives its name
+    <cache dir>/blobs/60303ae22b998861….keras
+    <cache dir>/results/<cache key>              written by tasks/orchestration/results.py
+
+A file appears under its name only once it is complete: it is written to a temporary name
+in the same folder and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from tasks.errors import PayloadError, StoreError, StoreFullError
+from tasks.records import ArrayRef, BlobRef, Record
+
+COPY_BYTES = 1 << 20
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors while writing into the store's own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFullError(
+                "The disk must have room for the intermediate arrays.",
+                received=os.strerror(error.errno),
+                where=path,
+                advice="Free some space or choose another place with --cache-dir; "
+                "everything stored before is intact.",
+            ) from error
+        raise StoreError(
+            "The store must be writable.",
+            received=error.strerror or error,
+            where=path,
+            advice="Check the folder's owner and permissions, or choose another with --cache-dir.",
+        ) from error
+
+
+class NewFile:
+    """A file under a temporary name that gets its real name when it is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        with errors_named(folder):
+            handle, name = tempfile.mkstemp(dir=folder, suffix=".partial")
+        self._file = os.fdopen(handle, "wb")
+        self.temporary = Path(name)
+
+    def write(self, buffer: bytes | memoryview) -> None:
+        """Append bytes. Raises StoreFullError or StoreError."""
+        with errors_named(self.temporary):
+            self._file.write(buffer)
+
+    def publish(self, path: Path) -> None:
+        """Give the file its name, replacing what stood there in one step."""
+        with errors_named(path):
+            self._file.flush()
+            self.temporary.replace(path)
+
+    def discard(self) -> None:
+        """Close, and remove whatever was not published."""
+        with suppress(OSError):  # what could not be flushed is thrown away anyway
+            self._file.close()
+        self.temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_file(folder: Path) -> Iterator[NewFile]:
+    """Open a new file in `folder`; without a call of `publish` it leaves nothing behind."""
+    file = NewFile(folder)
+    try:
+        yield file
+    finally:
+        file.discard()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that readers see the old content or the new, never a part."""
+    with new_file(path.parent) as file:
+        file.write(content)
+        file.publish(path)
+
+
+class ArrayWriter:
+    """Writes one array row by row, digesting it on the way.
+
+    Args:
+        file: new and empty.
+        dtype: of every chunk, exactly.
+        shape: of the whole array; axis 0 is the one that chunks are cut along.
+    """
+
+    def __init__(self, file: NewFile, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._dtype, self._shape = dtype, shape
+        self._rows = self._size_bytes = 0
+        self._write(_npy_header(dtype, shape))
+
+    def append(self, rows: np.ndarray) -> None:
+        """Write the next rows: the array's dtype, shape (n, *shape[1:]), any n."""
+        if rows.dtype != self._dtype or rows.shape[1:] != self._shape[1:]:
+            raise ValueError(
+                f"Rows must be {self._dtype} {self._shape[1:]}. "
+                f"Received: {rows.dtype} {rows.shape[1:]}."
+            )
+        self._rows += len(rows)
+        self._write(np.ascontiguousarray(rows).data.cast("B"))
+
+    def finish(self) -> ArrayRef:
+        """Name what was written. Raises ValueError when rows are missing or too many."""
+        if self._rows != self._shape[0]:
+            raise ValueError(f"Expected {self._shape[0]} rows. Received: {self._rows}.")
+        return ArrayRef(
+            sha256=self._digest.hexdigest(),
+            size_bytes=self._size_bytes,
+            dtype=self._dtype.name,
+            shape=self._shape,
+        )
+
+    def _write(self, buffer: bytes | memoryview) -> None:
+        self._digest.update(buffer)
+        self._file.write(buffer)
+        self._size_bytes += len(buffer)
+
+
+class Store(Record):
+    """Where intermediate arrays and models lie.
+
+    The root is a setting of this machine and no part of any cache key.
+    """
+
+    root: Path = Field(exclude=True)
+
+    @property
+    def blobs(self) -> Path:
+        """The folder of the stored files."""
+        return self.root / "blobs"
+
+    def prepare(self) -> None:
+        """Create the folders, private to this user. Raises StoreError when that fails."""
+        for folder in (self.root, self.blobs, self.root / "results"):
+            with errors_named(folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, ref: BlobRef) -> Path:
+        """The place of a stored file, whether or not it is there."""
+        return self.blobs / f"{ref.sha256}{ref.suffix}"
+
+    def holds(self, ref: BlobRef) -> bool:
+        """Whether the file is there with its recorded size. Does not read it."""
+        try:
+            return self.path(ref).stat().st_size == ref.size_bytes
+        except OSError:
+            return False
+
+    def require(self, ref: BlobRef) -> Path:
+        """The place of a stored file that is there. Raises PayloadError otherwise."""
+        path = self.path(ref)
+        if not self.holds(ref):
+            raise PayloadError(
+                "A stored file must have its recorded size.",
+                received=f"{path.stat().st_size} bytes, not {ref.size_bytes}"
+                if path.exists()
+                else "no such file",
+                where=path,
+                advice="Run again with --refresh to compute it anew.",
+            )
+        return path
+
+    @contextmanager
+    def array_writer(
+        self, dtype: np.dtype[Any] | type, shape: tuple[int, ...]
+    ) -> Iterator[ArrayWriter]:
+        """Write an array of known dtype and shape by chunks; it is stored on exit.
+
+        Leaves nothing behind when the block raises.
+        """
+        with new_file(self.blobs) as file:
+            writer = ArrayWriter(file, np.dtype(dtype), shape)
+            yield writer
+            file.publish(self.path(writer.finish()))
+
+    def put_array(self, array: np.ndarray) -> ArrayRef:
+        """Store an array that is in memory."""
+        with self.array_writer(array.dtype, array.shape) as writer:
+            writer.append(array)
+        return writer.finish()
+
+    def open_array(self, ref: ArrayRef) -> np.ndarray:
+        """The stored array, memory-mapped and read-only. Raises PayloadError."""
+        array: np.ndarray = np.load(self.require(ref), mmap_mode="r", allow_pickle=False)
+        return array
+
+    def put_file(self, source: Path, suffix: str) -> BlobRef:
+        """Store a copy of a file."""
+        digest, size_bytes = hashlib.sha256(), 0
+        with source.open("rb") as read, new_file(self.blobs) as file:
+            while chunk := read.read(COPY_BYTES):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+                file.write(chunk)
+            ref = BlobRef.model_validate(
+                {"sha256": digest.hexdigest(), "size_bytes": size_bytes, "suffix": suffix}
+            )
+            file.publish(self.path(ref))
+        return ref
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    # The header that np.save would write, so that np.load and every other reader of .npy works.
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header,
+        {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": shape,
+        },
+    )
+    return header.getvalue()

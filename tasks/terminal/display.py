@@ -1,0 +1,132 @@
+"""What a person sees while a run goes on, all of it on standard error.
+
+      load        computed   0.4 s  no cached result
+      validate    computed   1.1 s  no cached result
+    ⠋ train       epoch 7/12  loss 0.0796  accuracy 0.9768  ━━━━━━━━━━━━╸        0:00:02
+
+Without a terminal (a log file, a pipe) the same lines appear one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tasks.ledger import Listener
+from tasks.records import EpochMetrics, RunSummary, StageRecord
+
+STYLES = {"cached": "bright_blue", "computed": "green", "failed": "red"}
+ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine")
+
+console = Console(stderr=True, highlight=False)
+
+
+class Display(Listener):
+    """Stages ticking off, a bar while one trains."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self.stages: dict[str, StageRecord] = {}
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def waiting(self, text: str) -> None:
+        """Show that something is under way before the first stage."""
+        self._clear()
+        self._task = self._progress.add_task(text, total=None)
+
+    def stage_started(self, name: str) -> None:
+        """Put the stage beside the spinner."""
+        self.waiting(f"{name:<10}")
+
+    def stage_finished(self, name: str, record: StageRecord) -> None:
+        """Tick the stage off."""
+        self._clear()
+        self.stages[name] = record
+        colour = STYLES[record.state]
+        console.print(
+            f"  {name:<10}  [{colour}]{record.state:<8}[/]  {record.seconds:6.2f} s  [dim]{record.why}[/]",
+        )
+
+    def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
+        """Move the bar; without a terminal, print a line."""
+        text = (
+            f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {metrics.loss:.4f}  "
+            f"accuracy {metrics.accuracy_fraction:.4f}"
+        )
+        if not console.is_terminal:
+            console.print(f"  train       {text}")
+        elif self._task is not None:
+            self._progress.update(
+                self._task, description=f"train       {text}", completed=epoch, total=epochs
+            )
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+def print_summary(summary: RunSummary, seconds: float, advice: str) -> None:
+    """The closing table."""
+    states = [record.state for record in summary.stages.values()]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("accuracy", f"[bold green]{summary.accuracy:.4f}[/] on the test images")
+    table.add_row("loss", f"{summary.loss:.4f}")
+    table.add_row("time", f"{seconds:.1f} s, {states.count('cached')} of {len(states)} stages cached")
+    table.add_row("report", str(summary.report_path))
+    table.add_row("model", str(summary.model_path))
+    table.add_row("run", f"{summary.flow_run_name}: {advice}")
+    console.print()
+    console.print(table)
+
+
+def print_error(message: str) -> None:
+    """The one clear message of a failed run."""
+    console.print("\n[bold red]failed[/] ", end="")
+    console.print(message, markup=False)
+
+
+class ConsoleHandler(RichHandler):
+    """Log records beside the progress bar.
+
+    What Prefect's engine logs as an error is dropped unless everything is shown: the
+    program prints the error itself, once and without a traceback.
+    """
+
+    threshold = "WARNING"
+
+    def __init__(self, **_: Any) -> None:  # Prefect's own handler takes a stream and styles
+        super().__init__(console=console, show_path=False, markup=False)
+        self.setLevel(self.threshold)
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        """Keep to the message: time and level have their own columns."""
+        del fmt
+        super().setFormatter(logging.Formatter("%(message)s"))
+
+    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+        """Whether to show a record."""
+        engine_error = record.levelno >= logging.ERROR and record.name.startswith(ENGINE_LOGGERS)
+        return False if engine_error and self.threshold != "DEBUG" else super().filter(record)

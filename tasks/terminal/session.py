@@ -1,0 +1,140 @@
+"""One run from a terminal: from the command line to the exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING
+
+from tasks.orchestration.server import OwnServer, is_configured
+
+if TYPE_CHECKING:
+    from tasks.records import RunSummary, StageRecord
+    from tasks.settings import RunSettings
+    from tasks.terminal.command_line import CommandLine
+    from tasks.terminal.display import Display
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+
+# Set before Prefect is imported. What the user has set stays.
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",  # no telemetry
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS": "tasks.terminal.display.ConsoleHandler",
+}
+
+
+class Session:
+    """A run from a terminal, with its command line and its Prefect server."""
+
+    def __init__(self, command: CommandLine, server: OwnServer | None) -> None:
+        self.command = command
+        self.server = server
+        self.started = time.perf_counter()
+
+    @classmethod
+    def begin(cls) -> Session:
+        """Start the run's own Prefect server, if it needs one, and read the command line.
+
+        Exits with status 2 when the command line is wrong; the server then goes with it.
+        """
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        arguments = sys.argv[1:]
+        asks_for_help = bool({"-h", "--help"} & set(arguments))
+        server = None if asks_for_help or is_configured() else OwnServer()
+        from tasks.terminal.command_line import parse
+
+        command = parse(arguments)
+        if server is not None:
+            os.environ["PREFECT_API_URL"] = server.url
+        if command.log_level == "DEBUG":
+            os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
+        return cls(command, server)
+
+    def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
+        """Run a flow with the settings of the command line; returns the exit status."""
+        from tasks.errors import PipelineError
+        from tasks.terminal.display import ConsoleHandler, Display
+
+        ConsoleHandler.threshold = self.command.log_level
+        display = Display()
+        try:
+            with display:
+                summary = self._run(flow, display)
+        except KeyboardInterrupt:
+            message = "Interrupted. What the finished stages computed is kept."
+            return self._fail(message, display.stages, EXIT_INTERRUPTED)
+        except PipelineError as error:
+            return self._fail(str(error), display.stages)
+        except Exception as error:
+            if self.command.log_level == "DEBUG":
+                raise
+            message = f"Unexpected {type(error).__name__}: {error}"
+            hint = "Run again with --log-level DEBUG for the traceback."
+            return self._fail(f"{message}\n{hint}", display.stages)
+        self._close(summary.model_copy(update={"stages": display.stages}))
+        return 0
+
+    def _run(self, flow: Callable[[RunSettings], RunSummary], display: Display) -> RunSummary:
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        from tasks.ledger import listening
+        from tasks.orchestration.server import wait_for_configured_server
+        from tasks.terminal.preload import preload_for, remember
+
+        settings = self.command.settings
+        with ExitStack() as stack:
+            if self.server is None:
+                wait_for_configured_server()
+                heartbeat = nullcontext()
+            else:
+                stack.callback(self._stop_server)
+                display.waiting("Prefect's server starts")
+                preload_for(settings)
+                self.server.wait_until_ready()
+                # Heartbeats serve runs that a lasting server watches, and the thread that
+                # sends them takes up to a second to end.
+                heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+            with heartbeat, listening(display):
+                summary = flow(settings)
+            remember(settings)
+            display.waiting("Prefect's server records the run")
+            return summary
+
+    def _stop_server(self) -> None:
+        from prefect.events.worker import EventsWorker
+
+        assert self.server is not None
+        EventsWorker.drain_all(timeout=5)
+        self.server.stop()
+
+    def _close(self, summary: RunSummary) -> None:
+        from tasks.terminal.display import print_summary
+
+        print_summary(summary, time.perf_counter() - self.started, self._how_to_watch(summary))
+        if self.command.json:
+            print(summary.model_dump_json())
+
+    def _how_to_watch(self, summary: RunSummary) -> str:
+        path = f"runs/flow-run/{summary.flow_run_id}"
+        if self.server is not None:
+            return f"`prefect server start`, then http://127.0.0.1:4200/{path}"
+        from prefect.settings import PREFECT_UI_URL
+
+        return f"{PREFECT_UI_URL.value()}/{path}"
+
+    def _fail(
+        self, message: str, stages: dict[str, StageRecord], status: int = EXIT_FAILED
+    ) -> int:
+        from tasks.terminal.display import print_error
+
+        print_error(message)
+        if self.command.json:
+            accounts = {name: record.model_dump() for name, record in stages.items()}
+            print(json.dumps({"error": message, "stages": accounts}))
+        return status
