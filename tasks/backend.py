@@ -21,7 +21,7 @@ def native_stderr_held_back() -> Iterator[None]:
     """Hold back what C++ writes to descriptor 2; `sys.stderr` goes on as before."""
     sys.stderr.flush()
     original = os.dup(2)
-    with tempfile.TemporaryFile() as held, open(original, "w", buffering=1) as stream:
+    with tempfile.TemporaryFile() as held, os.fdopen(original, "w", buffering=1) as stream:
         os.dup2(held.fileno(), 2)
         try:
             with redirect_stderr(stream):

@@ -53,7 +53,9 @@ def libraries_of(module: str) -> dict[str, str]:
     for name in code_of(module):
         path = _file_of(root, name)
         assert path is not None  # code_of has just read it
-        imported |= {target.partition(".")[0] for target in _read(path, name, path.stat().st_mtime_ns)[1]}
+        imported |= {
+            target.partition(".")[0] for target in _read(path, name, path.stat().st_mtime_ns)[1]
+        }
     return {
         distribution: _version(distribution)
         for package, distribution in sorted(COMPUTING_LIBRARIES.items())

@@ -13,6 +13,8 @@ from tasks.sources.catalogue import check_unchanged, open_dataset
 from tasks.sources.stream import ArrayStream
 from tasks.store import Store
 
+MAX_LABEL = 255  # of a uint8
+
 
 @stage(cache_policy=CODE_AND_INPUTS, tags={"data"})
 def load(source: DatasetSource, store: Store) -> DatasetRef:
@@ -53,9 +55,9 @@ def _store_stream(stream: ArrayStream, store: Store) -> ArrayRef:
 
 
 def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
-    if values.dtype.kind not in "ui" or values.min() < 0 or values.max() > 255:
+    if values.dtype.kind not in "ui" or values.min() < 0 or values.max() > MAX_LABEL:
         raise LabelTypeError(
-            "Labels must be whole numbers from 0 to 255.",
+            f"Labels must be whole numbers from 0 to {MAX_LABEL}.",
             received=f"{values.dtype}, {values.min()} … {values.max()}",
             where=where,
             advice="Number the classes from 0.",

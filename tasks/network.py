@@ -12,9 +12,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from tasks.backend import keras
 import numpy as np
 
+from tasks.backend import keras
 from tasks.errors import ImageTooSmallError
 from tasks.records import DatasetRef, TrainingPlan
 

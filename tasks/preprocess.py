@@ -10,7 +10,6 @@ from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, ValidationReport
 from tasks.store import Store
-from tasks.validate import require_passed
 
 CHUNK_IMAGES = 4096
 INK = np.float32(255)
@@ -27,7 +26,7 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     Raises:
         ValidationFailedError: the result breaks its own contract.
     """
-    from tasks.schema import check_arrays, ready_contracts
+    from tasks.schema import check_arrays, ready_contracts, require_passed
 
     ready = raw.model_copy(
         update={
@@ -45,14 +44,16 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
 
 def scale(images: UInt8[np.ndarray, "image row column"]) -> Float32[np.ndarray, "image pixel"]:
     """Flatten each image row by row and divide by 255."""
-    return images.reshape(len(images), -1).astype(np.float32) / INK
+    pixels: np.ndarray = images.reshape(len(images), -1).astype(np.float32) / INK
+    return pixels
 
 
 def one_hot(
     labels: UInt8[np.ndarray, " image"], classes: int
 ) -> Float32[np.ndarray, "image class"]:
     """A 1 in the label's column, 0 elsewhere."""
-    return np.eye(classes, dtype=np.float32)[labels]
+    rows: np.ndarray = np.eye(classes, dtype=np.float32)[labels]
+    return rows
 
 
 def _store_images(raw: DatasetRef, name: str, store: Store) -> ArrayRef:

@@ -17,7 +17,8 @@ import numpy as np
 import pandera.xarray as pandera
 import xarray
 
-from tasks.records import SPLITS, CheckResult, DatasetRef
+from tasks.errors import ValidationFailedError
+from tasks.records import SPLITS, CheckResult, DatasetRef, ValidationReport
 
 Arrays = dict[str, np.ndarray]
 
@@ -77,6 +78,19 @@ def check_arrays(arrays: Arrays, contracts: dict[str, Contract]) -> tuple[CheckR
     for subject, contract in contracts.items():
         results += _check_array(subject, arrays[subject], contract)
     return tuple(results)
+
+
+def require_passed(report: ValidationReport, dataset: str) -> None:
+    """Raise ValidationFailedError, one line a failure, unless every check passed."""
+    if report.failures:
+        lines = "".join(
+            f"\n  {check.subject}: {check.rule}. Received: {check.received}."
+            for check in report.failures
+        )
+        raise ValidationFailedError(
+            f"{len(report.failures)} of {len(report.checks)} checks failed for {dataset}:{lines}\n",
+            advice="Mend the dataset and run again; nothing was trained.",
+        )
 
 
 def _check_array(subject: str, values: np.ndarray, contract: Contract) -> list[CheckResult]:
@@ -166,7 +180,7 @@ _SPAN = Rule(
 _UNIT_RANGE = Rule(
     name="unit range",
     text="pixels lie in [0, 1] and reach beyond 1/255",
-    holds=lambda pixels: bool(0 <= pixels.min() and 1 / 255 < pixels.max() <= 1),
+    holds=lambda pixels: bool(pixels.min() >= 0 and 1 / 255 < pixels.max() <= 1),
     received=_range,
 )
 _ONE_HOT = Rule(

@@ -55,4 +55,5 @@ def score(
 def _ratio(
     part: Int[np.ndarray, " class"], whole: Int[np.ndarray, " class"]
 ) -> Float[np.ndarray, " class"]:
-    return part / np.maximum(whole, 1)
+    ratio: np.ndarray = part / np.maximum(whole, 1)
+    return ratio

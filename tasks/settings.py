@@ -61,7 +61,7 @@ class RunSettings(BaseModel):
     model: ModelName = Field(
         default="mlp",
         title="Model",
-        description="mlp: the reference network, one hidden layer; cnn: a small convolutional network",
+        description="mlp: the reference network, one hidden layer; cnn: a small convolutional one",
     )
     recipe: RecipeName = Field(
         default="reference",

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from tasks.backend import keras, tf
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from tasks.backend import keras, tf
 from tasks.records import EpochMetrics
 
 BLOCK_BYTES = 16 << 20
@@ -41,7 +41,7 @@ def fit(
     epochs: int,
     batch_size: int,
     seed: int,
-    on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
+    on_epoch: Callable[[int, EpochMetrics], None],
 ) -> tuple[EpochMetrics, ...]:
     """Train a compiled classifier with categorical cross-entropy, in place.
 
@@ -49,7 +49,11 @@ def fit(
 
     Args:
         model: compiled, built, with softmax outputs (batch, class).
-        images, labels: may be memory-mapped.
+        images: in [0, 1]; may be memory-mapped.
+        labels: one-hot; may be memory-mapped.
+        epochs: how often to meet every image.
+        batch_size: images per optimizer step.
+        seed: decides, with the epoch's number, the order of the images.
         on_epoch: called after each epoch with its number, from 1, and its metrics.
 
     Returns:
@@ -96,7 +100,7 @@ def _compile_block(model: keras.Model) -> Callable[..., tuple[tf.Tensor, tf.Tens
         hits = tf.equal(tf.argmax(probabilities, axis=1), tf.argmax(labels, axis=1))
         return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
 
-    @tf.function(jit_compile=not convolutional)
+    @tf.function(jit_compile=not convolutional)  # type: ignore[untyped-decorator]
     def train_block(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loss_sum, correct = tf.constant(0.0), tf.constant(0.0)
         for batch in tf.range(tf.shape(images)[0]):

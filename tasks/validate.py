@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
-from tasks.errors import ValidationFailedError
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, DatasetRef, ValidationReport
@@ -18,23 +17,10 @@ def validate(raw: DatasetRef, store: Store) -> ValidationReport:
     Raises:
         ValidationFailedError: with every failed check, not only the first.
     """
-    from tasks.schema import check_arrays, raw_contracts
+    from tasks.schema import check_arrays, raw_contracts, require_passed
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     report = ValidationReport(checks=check_arrays(arrays, raw_contracts(raw, arrays)))
     require_passed(report, raw.name)
     get_run_logger().info("%d checks passed", len(report.checks))
     return report
-
-
-def require_passed(report: ValidationReport, dataset: str) -> None:
-    """Raise ValidationFailedError, one line a failure, unless every check passed."""
-    if report.failures:
-        lines = "".join(
-            f"\n  {check.subject}: {check.rule}. Received: {check.received}."
-            for check in report.failures
-        )
-        raise ValidationFailedError(
-            f"{len(report.failures)} of {len(report.checks)} checks failed for {dataset}:{lines}\n",
-            advice="Mend the dataset and run again; nothing was trained.",
-        )

@@ -1,7 +1,8 @@
-"""Where Prefect keeps the stages' results: small JSON records beside the arrays.
+r"""Where Prefect keeps the stages' results: small JSON records beside the arrays.
 
-    <cache dir>/results/<cache key>     {"metadata": {"serializer": {"type": "stage-record"}, …},
-                                         "result": "{\\"type\\": \\"DatasetRef\\", \\"value\\": {…}}"}
+    <cache dir>/results/<cache key>
+    {"metadata": {"serializer": {"type": "stage-record"}, …},
+     "result": "{\"type\": \"DatasetRef\", \"value\": {…}}"}
 
 Prefect lets a stored record choose its own serializer, and its default ones run code that
 the record names. Here nothing is parsed unless it names this serializer, and this
@@ -34,7 +35,7 @@ RESULT_TYPES: dict[str, type[Record]] = {
 FAILURE = "failure"
 
 
-class StageRecordSerializer(Serializer):  # type: ignore[type-arg]  # Prefect registers each subclass, a parametrised one fails
+class StageRecordSerializer(Serializer):  # bare: Prefect would register a parametrised base, too
     """JSON of our own record types, and of nothing else."""
 
     type: Literal["stage-record"] = "stage-record"
@@ -66,9 +67,13 @@ class StageResults(WritableFileSystem):
 
     root: Path
 
-    def read_path(self, path: str, _sync: bool = True) -> bytes:
+    def _resolve_path(self, path: str) -> Path:
+        """Asked for by Prefect, which makes keys absolute and relative again with it."""
+        return self.root / "results" / path
+
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]  # called either way
         """A stored result. Raises ValueError or OSError for what must count as a miss."""
-        content = (self.root / "results" / path).read_bytes()
+        content = self._resolve_path(path).read_bytes()
         envelope = json.loads(content)
         if envelope["metadata"]["serializer"] != {"type": "stage-record"}:
             raise ValueError("A stored result must be written by this pipeline's serializer.")
@@ -79,10 +84,12 @@ class StageResults(WritableFileSystem):
             raise ValueError(f"A stored result's files must exist. Received: {lost}.")
         return content
 
-    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:
+    def write_path(  # type: ignore[override]  # Prefect calls either kind
+        self, path: str, content: bytes, _sync: bool = True
+    ) -> None:
         """Store a result in one step. Failures are not stored."""
         if json.loads(json.loads(content)["result"])["type"] != FAILURE:
-            write_atomically(self.root / "results" / path, content)
+            write_atomically(self._resolve_path(path), content)
 
 
 @contextmanager

@@ -19,11 +19,15 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.errors import ServerStartError, ServerUnavailableError
 
-START_TIMEOUT_SECONDS = 90.0  # a first run ever creates the database: 6 to 10 s, on a slow disk more
+START_TIMEOUT_SECONDS = (
+    90.0  # a first run ever creates the database: 6 to 10 s, on a slow disk more
+)
 STOP_TIMEOUT_SECONDS = 10.0
 ANSWER_TIMEOUT_SECONDS = 20.0
 READY = b"ready\n"
@@ -46,9 +50,14 @@ class OwnServer:
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-            self._log = tempfile.TemporaryFile()
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.orchestration.server_process", str(listener.fileno())],
+                [
+                    sys.executable,
+                    "-m",
+                    "tasks.orchestration.server_process",
+                    str(listener.fileno()),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -72,7 +81,11 @@ class OwnServer:
             )
 
     def stop(self) -> None:
-        """Let the server record what it has received, and wait until it is gone."""
+        """Send what is still to be recorded, let the server write it, wait until it is gone."""
+        if "prefect" in sys.modules:
+            from prefect.events.worker import EventsWorker
+
+            EventsWorker.drain_all(timeout=STOP_TIMEOUT_SECONDS)
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -106,10 +119,17 @@ def is_configured() -> bool:
     return bool(PREFECT_API_URL.value())
 
 
-def wait_for_configured_server(timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> None:
-    """Wait until the configured server answers, saying so on standard error.
+def wait_for_configured_server(
+    on_waiting: Callable[[str], None], timeout_seconds: float = ANSWER_TIMEOUT_SECONDS
+) -> None:
+    """Return when the configured server answers.
 
-    Raises ServerUnavailableError after the timeout.
+    Args:
+        on_waiting: told what is waited for, if the first try finds no answer.
+        timeout_seconds: how long to try.
+
+    Raises:
+        ServerUnavailableError: no answer in that time.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
@@ -127,10 +147,29 @@ def wait_for_configured_server(timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) 
                     advice="Start it with `prefect server start`, or unset PREFECT_API_URL "
                     "to let the run bring up its own.",
                 )
-            if pause_seconds == 0.25:
-                print(f"Waiting for the Prefect server at {url} …", file=sys.stderr)
+            on_waiting(f"waiting for the Prefect server at {url}")
             time.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, 4.0)
+
+
+@contextmanager
+def without_heartbeats() -> Iterator[None]:
+    """Send no heartbeats from the flow runs inside the block.
+
+    They serve runs that a lasting server watches, and the thread that sends them takes up
+    to a second to end.
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
+def ui_url() -> str:
+    """Where the configured server shows its UI."""
+    from prefect.settings import PREFECT_UI_URL
+
+    return str(PREFECT_UI_URL.value())
 
 
 def _settings_files() -> list[Path]:

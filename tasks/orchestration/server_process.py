@@ -18,6 +18,7 @@ gc.disable()  # collections while the server's modules load cost a tenth of its 
 import uvicorn  # noqa: E402 - after the line above, which is about imports
 from prefect.server.api.server import create_app  # noqa: E402
 from prefect.server.utilities.messaging.memory import Topic  # noqa: E402
+from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
 
 gc.freeze()
 gc.enable()
@@ -25,13 +26,16 @@ gc.enable()
 DRAIN_TIMEOUT_SECONDS = 5.0
 POLL_SECONDS = 0.02
 QUIET_POLLS = 3
+LOCKED_ATTEMPTS = 40
+LOCKED_PAUSE_SECONDS = 0.05
+SERVICE_UNAVAILABLE = 503
 
 
 def main(listener_fd: int) -> None:
     """Serve on an inherited socket until standard input closes."""
-    config = uvicorn.Config(
-        create_app(), log_level="error", lifespan="on", timeout_graceful_shutdown=1
-    )
+    app = create_app()
+    app.add_middleware(RetryWhileLocked)
+    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
     asyncio.run(_serve(uvicorn.Server(config), socket.socket(fileno=listener_fd)))
 
 
@@ -45,7 +49,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
 
     threading.Thread(target=watch_lease, daemon=True).start()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
         await asyncio.sleep(POLL_SECONDS)
     if server.started:
         os.write(sys.stdout.fileno(), b"ready\n")
@@ -54,6 +58,48 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     await _drain()
     server.should_exit = True
     await serving
+
+
+class RetryWhileLocked:
+    """Answers a request only once SQLite has let it through.
+
+    A transaction that reads and then writes fails at once if another has written in
+    between ("database is locked"). Prefect's server passes that on as 503, and its client
+    tries again after two seconds, in the middle of a run that takes ten. Nothing of such a
+    request has taken effect, so it is repeated here, after a moment.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on until the answer is not 503."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        parts = [await receive()]
+        while parts[-1].get("more_body"):
+            parts.append(await receive())
+        for _ in range(LOCKED_ATTEMPTS):
+            answer = await self._ask(scope, parts, receive)
+            if answer[0].get("status") != SERVICE_UNAVAILABLE:
+                break
+            await asyncio.sleep(LOCKED_PAUSE_SECONDS)
+        for message in answer:
+            await send(message)
+
+    async def _ask(self, scope: Scope, parts: list[Message], receive: Receive) -> list[Message]:
+        answer: list[Message] = []
+        waiting = iter(parts)
+
+        async def replay() -> Message:
+            return next(waiting, None) or await receive()
+
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        await self.app(dict(scope), replay, keep)
+        return answer
 
 
 async def _drain() -> None:
@@ -68,11 +114,8 @@ async def _drain() -> None:
 def _events_waiting() -> bool:
     # Prefect's in-memory broker has no public way to ask. What the services have taken out,
     # they write when they are stopped; what still waits in these queues would be lost.
-    return any(
-        not subscription._queue.empty() or not subscription._retry.empty()
-        for topic in Topic._topics.values()
-        for subscription in topic._subscriptions
-    )
+    subscriptions = [s for topic in Topic._topics.values() for s in topic._subscriptions]  # noqa: SLF001
+    return any(not s._queue.empty() or not s._retry.empty() for s in subscriptions)  # noqa: SLF001
 
 
 if __name__ == "__main__":

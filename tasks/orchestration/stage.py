@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE, CachePolicy
@@ -18,19 +18,21 @@ R = TypeVar("R")
 class Stage(Task[P, R]):
     """A Prefect task whose direct call reports its state, its seconds and the reason."""
 
-    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
-        """Run the stage in the current flow run, as `Task.__call__` does."""
-        ledger = current_ledger()
-        ledger.start(self.name)
-        try:
-            state = super().__call__(*args, return_state=True, **kwargs)
-        except BaseException as interruption:  # Ctrl-C, SIGTERM: accounted for and passed on
-            ledger.finish(self.name, "failed", type(interruption).__name__)
-            raise
-        ledger.finish(self.name, *self._outcome(state.name, failed=state.is_failed()))
-        return state if return_state else state.result()
+    if not TYPE_CHECKING:  # for a type checker, Task's own overloads hold
 
-    def _outcome(self, state_name: str, *, failed: bool) -> tuple[str, str]:
+        def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
+            """Run the stage in the current flow run, as `Task.__call__` does."""
+            ledger = current_ledger()
+            ledger.start(self.name)
+            try:
+                state = super().__call__(*args, return_state=True, **kwargs)
+            except BaseException as interruption:  # Ctrl-C, SIGTERM: noted and passed on
+                ledger.finish(self.name, "failed", type(interruption).__name__)
+                raise
+            ledger.finish(self.name, *self._outcome(state.name, failed=state.is_failed()))
+            return state if return_state else state.result()
+
+    def _outcome(self, state_name: str | None, *, failed: bool) -> tuple[str, str]:
         if failed:
             return "failed", "see the error"
         if state_name == "Cached":

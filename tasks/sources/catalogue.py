@@ -1,9 +1,9 @@
 """Finding a dataset by name or by place, and opening it.
 
-    mnist                     embedded in this package, checked against its SHA-256
-    fashion_mnist, kmnist     downloaded once, checked, kept in the cache
-    a folder                  four IDX files, plain or gzip
-    a file                    .npz with x_train, y_train, x_test, y_test
+mnist                     embedded in this package, checked against its SHA-256
+fashion_mnist, kmnist     downloaded once, checked, kept in the cache
+a folder                  four IDX files, plain or gzip
+a file                    .npz with x_train, y_train, x_test, y_test
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _shape_from_header(header: bytes, dimensions: int, path: Path) -> tuple[int,
     expected = bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if header[:4] != expected:
         raise NotIdxError(
-            f"An IDX file of {dimensions}-dimensional unsigned bytes starts with {expected.hex(' ')}.",
+            f"An IDX file of {dimensions}-dimensional bytes starts with {expected.hex(' ')}.",
             received=header[:4].hex(" ") or "an empty file",
             where=path.name,
             advice="Check that the file is what its name says.",

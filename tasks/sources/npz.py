@@ -66,7 +66,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     if values_bytes < declared_bytes or info.file_size > info.compress_size * DEFLATE_MAX_RATIO:
         raise TruncatedFileError(
             "An array must have as many bytes as its header declares.",
-            received=f"{values_bytes} bytes ({info.compress_size} compressed), not {declared_bytes}",
+            received=f"{values_bytes} bytes, {info.compress_size} compressed; not {declared_bytes}",
             where=where,
             advice=AGAIN,
         )
@@ -79,7 +79,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         )
 
     def rows() -> Iterator[np.ndarray]:
-        with _opened(path) as archive, archive.open(info.filename) as member:
+        with _opened(path) as reopened, reopened.open(info.filename) as member:
             _read_header(member, where)
             yield from read_rows(member.read, dtype, shape, where)
 

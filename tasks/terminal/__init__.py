@@ -1,0 +1,1 @@
+"""The program at the terminal: command line, progress, exit status."""

@@ -10,7 +10,7 @@ Without a terminal (a log file, a pipe) the same lines appear one after the othe
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -21,7 +21,7 @@ from tasks.ledger import Listener
 from tasks.records import EpochMetrics, RunSummary, StageRecord
 
 STYLES = {"cached": "bright_blue", "computed": "green", "failed": "red"}
-ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine")
+ENGINE_MODULES = ("flow_engine", "task_engine")
 
 console = Console(stderr=True, highlight=False)
 
@@ -42,7 +42,7 @@ class Display(Listener):
         self._task: TaskID | None = None
         self.stages: dict[str, StageRecord] = {}
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -62,10 +62,8 @@ class Display(Listener):
         """Tick the stage off."""
         self._clear()
         self.stages[name] = record
-        colour = STYLES[record.state]
-        console.print(
-            f"  {name:<10}  [{colour}]{record.state:<8}[/]  {record.seconds:6.2f} s  [dim]{record.why}[/]",
-        )
+        state = f"[{STYLES[record.state]}]{record.state:<8}[/]"
+        console.print(f"  {name:<10}  {state}  {record.seconds:6.2f} s  [dim]{record.why}[/]")
 
     def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
         """Move the bar; without a terminal, print a line."""
@@ -94,7 +92,9 @@ def print_summary(summary: RunSummary, seconds: float, advice: str) -> None:
     table.add_column(overflow="fold")
     table.add_row("accuracy", f"[bold green]{summary.accuracy:.4f}[/] on the test images")
     table.add_row("loss", f"{summary.loss:.4f}")
-    table.add_row("time", f"{seconds:.1f} s, {states.count('cached')} of {len(states)} stages cached")
+    table.add_row(
+        "time", f"{seconds:.1f} s, {states.count('cached')} of {len(states)} stages cached"
+    )
     table.add_row("report", str(summary.report_path))
     table.add_row("model", str(summary.model_path))
     table.add_row("run", f"{summary.flow_run_name}: {advice}")
@@ -109,24 +109,24 @@ def print_error(message: str) -> None:
 
 
 class ConsoleHandler(RichHandler):
-    """Log records beside the progress bar.
+    """Log records beside the progress bar, in place of Prefect's own console handler.
 
     What Prefect's engine logs as an error is dropped unless everything is shown: the
     program prints the error itself, once and without a traceback.
     """
 
-    threshold = "WARNING"
-
-    def __init__(self, **_: Any) -> None:  # Prefect's own handler takes a stream and styles
+    def __init__(self, **_: Any) -> None:  # Prefect's handler takes a stream and styles
         super().__init__(console=console, show_path=False, markup=False)
-        self.setLevel(self.threshold)
 
-    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+    def setFormatter(  # noqa: N802 - logging's name
+        self, fmt: logging.Formatter | None
+    ) -> None:
         """Keep to the message: time and level have their own columns."""
         del fmt
         super().setFormatter(logging.Formatter("%(message)s"))
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a record."""
-        engine_error = record.levelno >= logging.ERROR and record.name.startswith(ENGINE_LOGGERS)
-        return False if engine_error and self.threshold != "DEBUG" else super().filter(record)
+        engine_error = record.levelno >= logging.ERROR and record.module in ENGINE_MODULES
+        hidden = engine_error and self.level > logging.DEBUG
+        return not hidden and bool(super().filter(record))

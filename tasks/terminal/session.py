@@ -7,18 +7,25 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
 
-from tasks.orchestration.server import OwnServer, is_configured
+from tasks.orchestration.server import (
+    OwnServer,
+    is_configured,
+    ui_url,
+    wait_for_configured_server,
+    without_heartbeats,
+)
 
-if TYPE_CHECKING:
-    from tasks.records import RunSummary, StageRecord
+if TYPE_CHECKING:  # imported below where needed: the server's start comes first
+    from tasks.records import RunSummary
     from tasks.settings import RunSettings
     from tasks.terminal.command_line import CommandLine
     from tasks.terminal.display import Display
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+DEFAULT_UI_URL = "http://127.0.0.1:4200"  # where `prefect server start` shows it
 
 # Set before Prefect is imported. What the user has set stays.
 ENVIRONMENT = {
@@ -37,7 +44,7 @@ class Session:
         self.started = time.perf_counter()
 
     @classmethod
-    def begin(cls) -> Session:
+    def begin(cls) -> Self:
         """Start the run's own Prefect server, if it needs one, and read the command line.
 
         Exits with status 2 when the command line is wrong; the server then goes with it.
@@ -52,6 +59,7 @@ class Session:
         command = parse(arguments)
         if server is not None:
             os.environ["PREFECT_API_URL"] = server.url
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = command.log_level
         if command.log_level == "DEBUG":
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
         return cls(command, server)
@@ -59,59 +67,45 @@ class Session:
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
         from tasks.errors import PipelineError
-        from tasks.terminal.display import ConsoleHandler, Display
+        from tasks.terminal.display import Display
 
-        ConsoleHandler.threshold = self.command.log_level
         display = Display()
         try:
             with display:
                 summary = self._run(flow, display)
         except KeyboardInterrupt:
             message = "Interrupted. What the finished stages computed is kept."
-            return self._fail(message, display.stages, EXIT_INTERRUPTED)
+            return self._fail(message, display, EXIT_INTERRUPTED)
         except PipelineError as error:
-            return self._fail(str(error), display.stages)
+            return self._fail(str(error), display)
         except Exception as error:
             if self.command.log_level == "DEBUG":
                 raise
             message = f"Unexpected {type(error).__name__}: {error}"
             hint = "Run again with --log-level DEBUG for the traceback."
-            return self._fail(f"{message}\n{hint}", display.stages)
+            return self._fail(f"{message}\n{hint}", display)
         self._close(summary.model_copy(update={"stages": display.stages}))
         return 0
 
     def _run(self, flow: Callable[[RunSettings], RunSummary], display: Display) -> RunSummary:
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
         from tasks.ledger import listening
-        from tasks.orchestration.server import wait_for_configured_server
         from tasks.terminal.preload import preload_for, remember
 
         settings = self.command.settings
         with ExitStack() as stack:
             if self.server is None:
-                wait_for_configured_server()
-                heartbeat = nullcontext()
+                wait_for_configured_server(on_waiting=display.waiting)
             else:
-                stack.callback(self._stop_server)
+                stack.callback(self.server.stop)
+                stack.enter_context(without_heartbeats())
                 display.waiting("Prefect's server starts")
                 preload_for(settings)
                 self.server.wait_until_ready()
-                # Heartbeats serve runs that a lasting server watches, and the thread that
-                # sends them takes up to a second to end.
-                heartbeat = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-            with heartbeat, listening(display):
+            with listening(display):
                 summary = flow(settings)
             remember(settings)
             display.waiting("Prefect's server records the run")
             return summary
-
-    def _stop_server(self) -> None:
-        from prefect.events.worker import EventsWorker
-
-        assert self.server is not None
-        EventsWorker.drain_all(timeout=5)
-        self.server.stop()
 
     def _close(self, summary: RunSummary) -> None:
         from tasks.terminal.display import print_summary
@@ -122,19 +116,15 @@ class Session:
 
     def _how_to_watch(self, summary: RunSummary) -> str:
         path = f"runs/flow-run/{summary.flow_run_id}"
-        if self.server is not None:
-            return f"`prefect server start`, then http://127.0.0.1:4200/{path}"
-        from prefect.settings import PREFECT_UI_URL
+        if self.server is None:
+            return f"{ui_url()}/{path}"
+        return f"`prefect server start`, then {DEFAULT_UI_URL}/{path}"
 
-        return f"{PREFECT_UI_URL.value()}/{path}"
-
-    def _fail(
-        self, message: str, stages: dict[str, StageRecord], status: int = EXIT_FAILED
-    ) -> int:
+    def _fail(self, message: str, display: Display, status: int = EXIT_FAILED) -> int:
         from tasks.terminal.display import print_error
 
         print_error(message)
         if self.command.json:
-            accounts = {name: record.model_dump() for name, record in stages.items()}
-            print(json.dumps({"error": message, "stages": accounts}))
+            stages = {name: record.model_dump() for name, record in display.stages.items()}
+            print(json.dumps({"error": message, "stages": stages}))
         return status
