@@ -21,7 +21,7 @@ from tasks.preprocess import preprocess
 from tasks.publish import publish
 from tasks.records import RunSummary
 from tasks.settings import RunSettings
-from tasks.sources.catalogue import artifact_name, find_dataset
+from tasks.sources.catalogue import dataset_name, find_dataset
 from tasks.train import train
 from tasks.validate import validate
 
@@ -30,7 +30,7 @@ def run_name() -> str:
     """For instance `mnist-mlp-12-epochs-seed-0`."""
     settings: RunSettings = flow_run.parameters["settings"]
     plan = settings.plan
-    return f"{artifact_name(settings.dataset)}-{plan.model}-{plan.epochs}-epochs-seed-{plan.seed}"
+    return f"{dataset_name(settings.dataset)}-{plan.model}-{plan.epochs}-epochs-seed-{plan.seed}"
 
 
 @flow(name="mnist", flow_run_name=run_name, persist_result=False)

@@ -34,7 +34,7 @@ READY = b"ready\n"
 
 # What a server for one run does without: the UI, telemetry, block registration, logging.
 SERVER_ENVIRONMENT = {
-    "PREFECT__SERVER_EPHEMERAL": "1",  # task runs and events are recorded; no scheduler, no clean-up
+    "PREFECT__SERVER_EPHEMERAL": "1",  # records task runs and events; no scheduler, no clean-up
     "PREFECT__SERVER_FINAL": "1",
     "PREFECT_SERVER_UI_ENABLED": "0",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "0",

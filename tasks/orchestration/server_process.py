@@ -98,7 +98,12 @@ class RetryWhileLocked:
         async def keep(message: Message) -> None:
             answer.append(message)
 
-        await self.app(dict(scope), replay, keep)
+        try:
+            await self.app(dict(scope), replay, keep)
+        except Exception:
+            # Starlette answers and then raises the error for the server's log.
+            if not answer:
+                raise
         return answer
 
 

@@ -84,15 +84,16 @@ def find_dataset(dataset: str, downloads: Path) -> DatasetSource:
         ChecksumError: the embedded MNIST is not the published one.
         DownloadError: a named dataset could not be fetched.
     """
+    name = dataset_name(dataset)
     if dataset == "mnist":
         return _embedded_mnist()
     if dataset in DOWNLOADS:
-        return _idx_folder(_download(dataset, downloads / dataset), name=artifact_name(dataset))
+        return _idx_folder(_download(dataset, downloads / dataset), name)
     path = Path(dataset).expanduser()
     if path.is_dir():
-        return _idx_folder(path, name=artifact_name(path.resolve().name))
+        return _idx_folder(path, name)
     if path.is_file():
-        return _source(artifact_name(path.stem), "npz", [path])
+        return _source(name, "npz", [path])
     raise UnknownDatasetError(
         f"A dataset is {', '.join(NAMES)}, a folder of four IDX files, or an .npz file.",
         received=repr(dataset),
@@ -125,6 +126,11 @@ def check_unchanged(source: DatasetSource) -> None:
                 where=file.path,
                 advice="Run again when nothing writes to it.",
             )
+
+
+def dataset_name(dataset: str) -> str:
+    """What a dataset is called in artifacts and run names: `fashion-mnist`, `my-letters`."""
+    return artifact_name(dataset if dataset in NAMES else Path(dataset).expanduser().resolve().stem)
 
 
 def artifact_name(text: str) -> str:

@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from tasks.errors import (
     TrailingBytesError,
     TruncatedFileError,
 )
-from tasks.sources.stream import DEFLATE_MAX_RATIO, ArrayStream, read_rows
+from tasks.sources.stream import DEFLATE_MAX_RATIO, ArrayStream, Readable, read_rows
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08
@@ -69,12 +68,12 @@ def open_idx(path: Path, dimensions: int) -> ArrayStream:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[Readable]:
     with path.open("rb") as raw:
         zipped = raw.read(2) == GZIP_MAGIC
         raw.seek(0)
         try:
-            yield gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[misc]  # both read bytes
+            yield gzip.GzipFile(fileobj=raw) if zipped else raw
         except EOFError as error:
             raise _truncated("a gzip stream that ends early", path) from error
         except (gzip.BadGzipFile, zlib.error) as error:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from tasks.errors import (
     UnsupportedArrayError,
 )
 from tasks.records import ARRAY_NAMES
-from tasks.sources.stream import DEFLATE_MAX_RATIO, ArrayStream, read_rows
+from tasks.sources.stream import DEFLATE_MAX_RATIO, ArrayStream, Readable, read_rows
 
 AGAIN = "Download or copy the file again."
 NUMERIC_KINDS = "uif"
@@ -86,7 +86,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     return ArrayStream(where, dtype, shape, rows)
 
 
-def _read_header(member: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+def _read_header(member: Readable, where: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     try:
         version = np.lib.format.read_magic(member)
         shape, fortran_order, dtype = HEADER_READERS[version](member)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,17 @@ CHUNK_BYTES = 4 << 20
 # Deflate cannot shrink data further than this, so a larger claim in a header is a lie
 # that can be refused before a single byte is inflated.
 DEFLATE_MAX_RATIO = 1032
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """The part of a binary file that is used here: plain, gzip or a member of a zip."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to `size` bytes; fewer only at the end."""
+
+    def tell(self) -> int:
+        """Bytes read so far."""
 
 
 @dataclass(frozen=True)

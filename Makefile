@@ -1,0 +1,69 @@
+# Each target does its own set-up. `make help` lists them.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+# The first Python that fits; override with make PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps
+CHECKED := flows tasks tests
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all test-pythons check format bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: $(VENV)/.base ## run the pipeline; options in ARGS, as in make run ARGS="--epochs 6"
+	@$(BIN)/python flows/mnist_flow.py $(ARGS)
+
+test: $(VENV)/.dev ## the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.dev ## all tests, with real servers, kills and the full dataset
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+test-pythons: $(VENV)/.dev ## the fast tests on every supported Python that is installed
+	$(BIN)/python tests/every_python.py
+
+check: $(VENV)/.dev ## format, lint, types, direction of imports, consistency of the lock
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pip --disable-pip-version-check check
+
+format: $(VENV)/.dev ## format the code and mend what the linter can
+	$(BIN)/ruff format $(CHECKED)
+	$(BIN)/ruff check --fix $(CHECKED)
+
+bench: $(VENV)/.dev ## measure speed and memory beside their references
+	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+
+lock: $(VENV)/.dev ## renew the two locks from pyproject.toml
+	$(BIN)/python -m uv pip compile pyproject.toml --extra build --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+	$(BIN)/python -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet \
+		-c requirements.lock -o requirements-dev.lock
+
+clean: ## remove the virtual environment and every tool's cache
+	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip refuses an editable project under --require-hashes, so the lock comes first. The lock is
+# complete: --no-deps keeps pip from resolving anything on its own.
+$(VENV)/.base: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed. Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version): a minute or two, this once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --no-build-isolation --editable .
+	@$(BIN)/prefect server database upgrade -y >/dev/null
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base requirements-dev.lock
+	@echo "Adding what the tests and checks need."
+	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,215 @@
+"""Measures the pipeline beside its references, in one go: `make bench`.
+
+Whole processes are timed, from start to exit, in turn with the plain Keras script, each
+several times; the median counts and the ratio is to the plain script. Memory is measured
+in runs of its own: the peak, over the process and all its children, of anonymous memory,
+which leaves memory-mapped files out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+MNIST = ROOT / "tasks" / "sources" / "mnist.npz"
+PLAIN = [sys.executable, str(HERE / "plain_keras.py"), str(MNIST)]
+OBVIOUS = [sys.executable, str(HERE / "obvious_prefect.py"), str(MNIST)]
+SAMPLE_SECONDS = 0.02
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a measured value, its reference, and the target for the ratio."""
+
+    what: str
+    value: float
+    unit: str
+    reference: float
+    target: float
+
+    def __str__(self) -> str:
+        ratio = self.value / self.reference
+        verdict = "" if self.target == 0 else "held" if ratio <= self.target else "MISSED"
+        limit = "" if self.target == 0 else f"<= {self.target:.2f}"
+        figure = f"{self.value:9.2f} {self.unit}"
+        return f"| {self.what:<52} | {figure} | {ratio:5.2f} | {limit:<7} | {verdict:<6} |"
+
+
+def pipeline(work: Path, cache: str = "cache") -> list[str]:
+    """The command of a run with its own cache and model folders."""
+    script = str(ROOT / "flows" / "mnist_flow.py")
+    folders = ["--cache-dir", str(work / cache), "--model-dir", str(work / "models")]
+    return [sys.executable, script, "--json", *folders]
+
+
+def run(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
+    """Seconds from start to exit, and the last line of standard output."""
+    started = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return seconds, done.stdout.strip().splitlines()[-1]
+
+
+def peak_anonymous_mebibytes(command: list[str], environment: dict[str, str]) -> float:
+    """The highest sum of anonymous memory over a process and its children."""
+    peak = 0
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def sample() -> None:
+        nonlocal peak
+        parent = psutil.Process(process.pid)
+        while process.poll() is None:
+            total = 0
+            with suppress(psutil.Error):
+                for member in [parent, *parent.children(recursive=True)]:
+                    with suppress(psutil.Error, OSError):
+                        total += anonymous_bytes(member.pid)
+            peak = max(peak, total)
+            time.sleep(SAMPLE_SECONDS)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    status = process.wait()
+    sampler.join()
+    if status != 0:
+        sys.exit(f"{' '.join(command)} failed with {status}")
+    return peak / MEBIBYTE
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Resident anonymous memory of one process, as the kernel counts it."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files below a folder take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def lasting_server(environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """A Prefect server as an operator would start it; yields the environment to reach it."""
+    port = "47231"
+    url = f"http://127.0.0.1:{port}/api"
+    command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--port", port]
+    server = subprocess.Popen(
+        command,
+        env={**environment, "PREFECT_API_URL": url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield {**environment, "PREFECT_API_URL": url}
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def environment_in(home: Path) -> dict[str, str]:
+    """This environment with a Prefect home of its own, its database made beforehand."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MNIST_"))}
+    environment = {
+        **inherited,
+        "PREFECT_HOME": str(home),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    subprocess.run(
+        [prefect, "server", "database", "upgrade", "-y"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    return environment
+
+
+def measure_times(work: Path, environment: dict[str, str], rounds: int) -> dict[str, float]:
+    """Median seconds of each kind of run, the kinds taken in turn."""
+    seconds: dict[str, list[float]] = {}
+    answers: dict[str, str] = {}
+
+    def timed(kind: str, command: list[str], where: dict[str, str]) -> None:
+        taken, answers[kind] = run(command, where)
+        seconds.setdefault(kind, []).append(taken)
+        print(f"  {kind:<24} {taken:6.2f} s", file=sys.stderr)
+
+    for number in range(rounds):
+        cache = f"cache-{number}"
+        timed("plain", PLAIN, environment)
+        timed("first", pipeline(work, cache), environment)
+        timed("unchanged", pipeline(work, cache), environment)
+    with lasting_server(environment) as reached:
+        run(pipeline(work, cache), reached)  # waits until the server answers
+        for _ in range(rounds):
+            timed("unchanged, server", pipeline(work, cache), reached)
+    for number in range(max(1, rounds - 1)):
+        where = {**environment, "PREFECT_LOCAL_STORAGE_PATH": str(work / f"obvious-{number}")}
+        timed("obvious", OBVIOUS, where)
+        timed("obvious, unchanged", OBVIOUS, where)
+    accuracies = {kind: json.loads(answer)["accuracy"] for kind, answer in answers.items()}
+    print(f"  accuracies: {accuracies}", file=sys.stderr)
+    return {kind: statistics.median(taken) for kind, taken in seconds.items()}
+
+
+def main() -> int:
+    """Measure, print the table; status 1 when a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often to run each (default 3)")
+    rounds = parser.parse_args().rounds
+    work = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        environment = environment_in(work / "prefect")
+        seconds = measure_times(work, environment, rounds)
+        plain_peak = peak_anonymous_mebibytes(PLAIN, environment)
+        peak = peak_anonymous_mebibytes(pipeline(work, "memory"), environment)
+        cache = folder_bytes(work / "memory") / MEBIBYTE
+        obvious_cache = folder_bytes(work / "obvious-0") / MEBIBYTE
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    plain = seconds["plain"]
+    rows = [
+        Row("plain Keras script", plain, "s  ", plain, 0),
+        Row("first run, no server", seconds["first"], "s  ", plain, 1.0),
+        Row("unchanged rerun, no server", seconds["unchanged"], "s  ", plain, 0.4),
+        Row("unchanged rerun, server up", seconds["unchanged, server"], "s  ", plain, 0.15),
+        Row("obvious Prefect flow, first run", seconds["obvious"], "s  ", plain, 0),
+        Row("obvious Prefect flow, unchanged", seconds["obvious, unchanged"], "s  ", plain, 0),
+        Row("plain Keras script, peak memory", plain_peak, "MiB", plain_peak, 0),
+        Row("first run, its server included, peak memory", peak, "MiB", plain_peak, 0.9),
+        Row("obvious Prefect flow, cache on disk", obvious_cache, "MiB", obvious_cache, 0),
+        Row("cache on disk", cache, "MiB", obvious_cache, 0.7),
+    ]
+    print(f"| {'what':<52} | {'measured':>13} | ratio | target  |        |")
+    print(f"| {'-' * 52} | {'-' * 12}: | ----: | ------- | ------ |")
+    print("\n".join(map(str, rows)))
+    return int(any("MISSED" in str(row) for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,356 @@
+"""The command line, the environment and the settings they are read into."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tasks.records import TrainingPlan
+from tasks.settings import RunSettings
+from tasks.terminal.command_line import CommandLine, parse
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.upper().startswith("MNIST_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("COLUMNS", "200")  # argparse wraps at the terminal's width
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What `parse` says on its way out with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
+    (["--dataset", "fashion_mnist"], {"dataset": "fashion_mnist"}),
+    (["--dataset", "my folder, with=signs"], {"dataset": "my folder, with=signs"}),
+    (["--model", "cnn"], {"model": "cnn"}),
+    (["--recipe", "reference"], {"recipe": "reference"}),
+    (["--epochs", "6"], {"epochs": 6}),
+    (["--epochs=6"], {"epochs": 6}),
+    (["--batch-size", "32"], {"batch_size": 32}),
+    (["--hidden-units", "128"], {"hidden_units": 128}),
+    (["--learning-rate", "1e-2"], {"learning_rate": 0.01}),
+    (["--optimizer", "sgd"], {"optimizer": "sgd"}),
+    (["--seed", "7"], {"seed": 7}),
+    (["--min-accuracy", "0.97"], {"min_accuracy": 0.97}),
+    (["--refresh"], {"refresh": True}),
+    (["--no-refresh"], {"refresh": False}),
+    (["--cache-dir", "cache"], {"cache_dir": Path("cache")}),
+    (["--model-dir", "models"], {"model_dir": Path("models")}),
+]
+
+
+def test_defaults_are_those_of_the_settings() -> None:
+    assert parse([]) == CommandLine(RunSettings(), log_level="WARNING", json=False)
+
+
+@pytest.mark.parametrize(("arguments", "expected"), OPTIONS, ids=[" ".join(o) for o, _ in OPTIONS])
+def test_option_sets_its_field(arguments: list[str], expected: dict[str, Any]) -> None:
+    assert RunSettings(**expected) == parse(arguments).settings
+
+
+def test_every_field_has_an_option_in_the_table_above() -> None:
+    assert set(RunSettings.model_fields) == {name for _, fields in OPTIONS for name in fields}
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
+def test_log_level_can_be_chosen(level: str) -> None:
+    assert level == parse(["--log-level", level]).log_level
+
+
+def test_json_output_can_be_chosen() -> None:
+    assert parse(["--json"]).json
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("MNIST_DATASET", "fashion_mnist", {"dataset": "fashion_mnist"}),
+        ("MNIST_MODEL", "cnn", {"model": "cnn"}),
+        ("MNIST_EPOCHS", "6", {"epochs": 6}),
+        ("MNIST_BATCH_SIZE", "32", {"batch_size": 32}),
+        ("MNIST_LEARNING_RATE", "0.5", {"learning_rate": 0.5}),
+        ("MNIST_REFRESH", "1", {"refresh": True}),
+        ("MNIST_REFRESH", "false", {"refresh": False}),
+        ("MNIST_CACHE_DIR", "/cache", {"cache_dir": Path("/cache")}),
+        ("MNIST_EPOCHS", "", {}),
+    ],
+)
+def test_variable_sets_its_field_and_an_empty_one_does_not(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: dict[str, Any]
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    assert RunSettings(**expected) == parse([]).settings
+
+
+def test_log_level_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNIST_LOG_LEVEL", "DEBUG")
+
+    assert parse([]).log_level == "DEBUG"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "option", "expected"),
+    [
+        ("MNIST_EPOCHS", "6", ["--epochs", "3"], {"epochs": 3}),
+        ("MNIST_EPOCHS", "0", ["--epochs", "3"], {"epochs": 3}),
+        ("MNIST_REFRESH", "1", ["--no-refresh"], {"refresh": False}),
+        ("MNIST_MODEL", "cnn", ["--model", "mlp"], {"model": "mlp"}),
+    ],
+)
+def test_command_line_wins_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    option: list[str],
+    expected: dict[str, Any],
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    assert RunSettings(**expected) == parse(option).settings
+
+
+def test_log_level_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNIST_LOG_LEVEL", "DEBUG")
+
+    assert parse(["--log-level", "ERROR"]).log_level == "ERROR"
+
+
+@pytest.mark.parametrize(
+    ("argument", "suggestion"),
+    [
+        ("--epocs", "--epochs"),
+        ("--epoch", "--epochs"),
+        ("--batch_size", "--batch-size"),
+        ("--jsno", "--json"),
+    ],
+)
+def test_misspelt_option_is_refused_with_a_suggestion(
+    capsys: pytest.CaptureFixture[str], argument: str, suggestion: str
+) -> None:
+    message = refused([argument, "3"], capsys)
+
+    assert f"unrecognized arguments: {argument} 3 (did you mean {suggestion}?)" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1. Received: '0'"),
+        (
+            ["--epochs", "10001"],
+            "--epochs: Input should be less than or equal to 10000. Received: '10001'",
+        ),
+        (["--epochs", "six"], "--epochs: Input should be a valid integer"),
+        (
+            ["--learning-rate", "0"],
+            "--learning-rate: Input should be greater than 0. Received: '0'",
+        ),
+        (
+            ["--learning-rate", "nan"],
+            "--learning-rate: Input should be less than or equal to 100. Received: 'nan'",
+        ),
+        (
+            ["--seed", "4294967296"],
+            "--seed: Input should be less than or equal to 4294967295. Received: '4294967296'",
+        ),
+        (
+            ["--min-accuracy", "97"],
+            "--min-accuracy: Input should be less than or equal to 1. Received: '97'",
+        ),
+        (["--model", "svm"], "--model: Input should be 'mlp' or 'cnn'. Received: 'svm'"),
+        (
+            ["--log-level", "LOUD"],
+            "--log-level: invalid choice: 'LOUD'",
+        ),
+        (["--epochs"], "--epochs: expected one argument"),
+        (["mnist"], "unrecognized arguments: mnist"),
+    ],
+    ids=" ".join,
+)
+def test_value_out_of_bounds_is_refused_with_the_bounds(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    assert expected in refused(arguments, capsys)
+
+
+def test_every_wrong_value_is_reported_not_only_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message = refused(["--epochs", "0", "--seed", "-1"], capsys)
+
+    assert "--epochs: Input should be greater than or equal to 1. Received: '0'; " in message
+    assert "--seed: Input should be greater than or equal to 0. Received: '-1'" in message
+
+
+def test_refusal_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(["--epochs", "0"], capsys).endswith("\nSee mnist_flow.py --help.\n")
+
+
+def test_wrong_variable_is_named_with_its_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MNIST_EPOCHS", "0")
+
+    message = refused([], capsys)
+
+    assert (
+        "--epochs (from MNIST_EPOCHS): Input should be greater than or equal to 1. Received: '0'"
+        in message
+    )
+
+
+def test_unknown_variable_is_refused_with_a_suggestion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MNIST_EPOCH", "3")
+
+    message = refused([], capsys)
+
+    assert "MNIST_EPOCH in the environment is not a setting (did you mean MNIST_EPOCHS?)" in message
+
+
+def test_unlike_variable_is_refused_with_those_that_are_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MNIST_VERY_MUCH_UNLIKE_ANY_OTHER_SETTING", "3")
+
+    message = refused([], capsys)
+
+    assert "is not a setting (known are MNIST_DATASET, MNIST_MODEL, " in message
+    assert "MNIST_LOG_LEVEL)" in message
+
+
+def test_wrong_log_level_of_the_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MNIST_LOG_LEVEL", "LOUD")
+
+    message = refused([], capsys)
+
+    assert "MNIST_LOG_LEVEL: choose from DEBUG, INFO, WARNING, ERROR" in message
+
+
+@pytest.fixture
+def help_text(capsys: pytest.CaptureFixture[str]) -> str:
+    """What --help prints, on one line."""
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("field", RunSettings.model_fields)
+def test_help_describes_every_field(help_text: str, field: str) -> None:
+    description = RunSettings.model_fields[field].description
+
+    assert f"--{field.replace('_', '-')}" in help_text
+    assert str(description) in help_text
+
+
+def test_help_names_the_exit_statuses(help_text: str) -> None:
+    assert (
+        "Exit status: 0 the run completed, 1 it failed, 2 the command line was wrong, 130 Ctrl-C."
+        in help_text
+    )
+
+
+# --- the settings themselves ---------------------------------------------------------------
+
+
+def test_settings_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployer's environment must not become the defaults of the form in the UI."""
+    monkeypatch.setenv("MNIST_EPOCHS", "6")
+
+    assert RunSettings().epochs is None
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = RunSettings()
+
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.epochs = 6  # type: ignore[misc]
+
+
+def test_unknown_setting_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        RunSettings.model_validate({"epoch": 6})
+
+
+@pytest.mark.parametrize(
+    ("settings", "plan"),
+    [
+        (
+            RunSettings(),
+            TrainingPlan(
+                model="mlp",
+                hidden_units=64,
+                epochs=12,
+                batch_size=100,
+                optimizer="rmsprop",
+                learning_rate=0.001,
+                seed=0,
+            ),
+        ),
+        (
+            RunSettings(model="cnn", seed=3),
+            TrainingPlan(
+                model="cnn",
+                hidden_units=256,
+                epochs=3,
+                batch_size=100,
+                optimizer="adam",
+                learning_rate=0.001,
+                seed=3,
+            ),
+        ),
+        (
+            RunSettings(epochs=1, batch_size=2, hidden_units=3, learning_rate=4, optimizer="sgd"),
+            TrainingPlan(
+                model="mlp",
+                hidden_units=3,
+                epochs=1,
+                batch_size=2,
+                optimizer="sgd",
+                learning_rate=4,
+                seed=0,
+            ),
+        ),
+    ],
+    ids=["the mlp's recipe", "the cnn's recipe", "what was set"],
+)
+def test_plan_is_the_recipe_overruled_by_what_was_set(
+    settings: RunSettings, plan: TrainingPlan
+) -> None:
+    assert plan == settings.plan
+
+
+def test_folders_are_those_of_the_user_unless_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr("platformdirs.user_data_path", lambda name: tmp_path / "share" / name)
+
+    assert RunSettings().cache_root == tmp_path / "cache" / "mnist-pipeline"
+    assert RunSettings().model_root == tmp_path / "share" / "mnist-pipeline" / "models"
+
+
+def test_folders_are_absolute_and_know_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    settings = RunSettings(cache_dir=Path("cache"), model_dir=Path("~/models"))
+
+    assert settings.cache_root == tmp_path / "cache"
+    assert settings.model_root == Path("/home/ada/models")

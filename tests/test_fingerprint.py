@@ -1,0 +1,220 @@
+"""Fingerprints: which changes of the code count, and which do not."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tasks.fingerprint import code_of, libraries_of
+
+NUMBERS = itertools.count()
+
+
+class Package:
+    """A small package on disk, under a name that no other test uses."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = f"fingerprinted_{next(NUMBERS)}"
+        self._folder = root / self.name
+
+    def write(self, path: str, source: str) -> None:
+        """Write a module; PACKAGE in its source stands for the package's name."""
+        file = self._folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source.replace("PACKAGE", self.name), encoding="utf-8")
+        now = next(NUMBERS)  # two edits within one tick of the clock still differ in time
+        os.utime(file, ns=(now, now))
+
+    def code_of(self, module: str) -> dict[str, str]:
+        """The digests by module, without the package's name in front."""
+        code = code_of(f"{self.name}.{module}")
+        return {name.removeprefix(f"{self.name}."): digest for name, digest in code.items()}
+
+    def modules_of(self, module: str) -> set[str]:
+        return set(self.code_of(module)) - {self.name}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """A package whose module `stage` imports `helper`; `stranger` stands beside them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = Package(tmp_path)
+    package.write("__init__.py", "")
+    package.write("stage.py", "from PACKAGE.helper import half\n")
+    package.write("helper.py", "def half(x):\n    return x / 2\n")
+    package.write("stranger.py", "ANSWER = 42\n")
+    return package
+
+
+def test_module_its_package_and_its_imports_count(package: Package) -> None:
+    assert list(package.code_of("stage")) == [package.name, "helper", "stage"]
+
+
+def test_changed_stage_changes_its_own_digest_only(package: Package) -> None:
+    before = package.code_of("stage")
+    package.write("stage.py", "from PACKAGE.helper import half\nTWO = 2\n")
+    after = package.code_of("stage")
+
+    assert {"stage"} == {name for name in before if before[name] != after[name]}
+
+
+def test_changed_helper_changes_its_digest(package: Package) -> None:
+    before = package.code_of("stage")
+    package.write("helper.py", "def half(x):\n    return x / 3\n")
+    after = package.code_of("stage")
+
+    assert {"helper"} == {name for name in before if before[name] != after[name]}
+
+
+def test_changed_package_initialiser_counts(package: Package) -> None:
+    before = package.code_of("stage")
+    package.write("__init__.py", "import os\nos.environ['SEED'] = '1'\n")
+
+    assert before != package.code_of("stage")
+
+
+def test_module_that_is_not_imported_does_not_count(package: Package) -> None:
+    before = package.code_of("stage")
+    package.write("stranger.py", "ANSWER = 43\n")
+
+    assert before == package.code_of("stage")
+
+
+@pytest.mark.parametrize(
+    "helper",
+    [
+        "# halves\ndef half(x):\n    return x / 2  # exactly\n",
+        "\n\ndef half(x):\n\n    return x / 2\n",
+        "def half( x ) :\n    return (x/2)\n",
+        '"""Fractions."""\n\n\ndef half(x):\n    """Divide by two."""\n    return x / 2\n',
+    ],
+    ids=["comment", "blank lines", "layout", "docstrings"],
+)
+def test_changes_that_compute_the_same_do_not_count(package: Package, helper: str) -> None:
+    before = package.code_of("stage")
+    package.write("helper.py", helper)
+
+    assert before == package.code_of("stage")
+
+
+def test_changed_docstring_of_a_class_does_not_count(package: Package) -> None:
+    package.write("helper.py", 'class Half:\n    """Halves."""\n')
+    before = package.code_of("stage")
+    package.write("helper.py", 'class Half:\n    """Divides by two."""\n')
+
+    assert before == package.code_of("stage")
+
+
+def test_changed_text_that_is_no_docstring_counts(package: Package) -> None:
+    package.write("helper.py", 'TITLE = "one"\n')
+    before = package.code_of("stage")
+    package.write("helper.py", 'TITLE = "two"\n')
+
+    assert before != package.code_of("stage")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import PACKAGE.helper\n",
+        "import PACKAGE.helper as h\n",
+        "from PACKAGE import helper\n",
+        "from PACKAGE.helper import half\n",
+        "from PACKAGE.helper import *\n",
+        "from . import helper\n",
+        "from .helper import half\n",
+        "def run():\n    from PACKAGE.helper import half\n",
+        "class Run:\n    async def go(self):\n        import PACKAGE.helper\n",
+        "if False:\n    from .helper import half\n",
+        "try:\n    import nothing_like_it\nexcept ImportError:\n    from .helper import half\n",
+    ],
+)
+def test_imports_of_every_form_are_followed(package: Package, source: str) -> None:
+    package.write("stage.py", source)
+
+    assert package.modules_of("stage") == {"stage", "helper"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from ..helper import half\n",
+        "from .. import helper\n",
+        "from PACKAGE import helper\n",
+    ],
+)
+def test_imports_from_a_sub_package_are_followed(package: Package, source: str) -> None:
+    package.write("stages/__init__.py", "")
+    package.write("stages/stage.py", source)
+
+    assert package.modules_of("stages.stage") == {"stages", "stages.stage", "helper"}
+
+
+def test_relative_imports_of_an_initialiser_start_at_its_own_package(package: Package) -> None:
+    package.write("stages/__init__.py", "from .first import run\n")
+    package.write("stages/first.py", "")
+    package.write("stage.py", "from . import stages\n")
+
+    assert package.modules_of("stage") == {"stage", "stages", "stages.first"}
+
+
+def test_imports_are_followed_to_the_end(package: Package) -> None:
+    package.write("helper.py", "from PACKAGE.second import x\n")
+    package.write("second.py", "def run():\n    from .third import x\n")
+    package.write("third.py", "x = 1\n")
+
+    assert package.modules_of("stage") == {"stage", "helper", "second", "third"}
+
+
+def test_modules_that_import_each_other_come_to_an_end(package: Package) -> None:
+    package.write("helper.py", "import PACKAGE.stage\n")
+
+    assert package.modules_of("stage") == {"stage", "helper"}
+    assert package.modules_of("helper") == {"stage", "helper"}
+
+
+def test_code_is_read_and_never_run(package: Package) -> None:
+    package.write("helper.py", "raise SystemExit('run')\n")
+
+    assert package.modules_of("stage") == {"stage", "helper"}
+
+
+def test_modules_from_elsewhere_do_not_count(package: Package) -> None:
+    package.write("stage.py", "import json\nimport numpy\nfrom pytest import fixture\n")
+
+    assert package.modules_of("stage") == {"stage"}
+
+
+def test_module_without_a_file_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Received: 'no_such_package\.stage'"):
+        code_of("no_such_package.stage")
+
+
+def test_computing_library_is_reported_with_its_version(package: Package) -> None:
+    package.write("stage.py", "import numpy as np\n")
+
+    assert {"numpy": metadata.version("numpy")} == libraries_of(f"{package.name}.stage")
+
+
+def test_library_that_a_helper_imports_in_a_function_is_reported(package: Package) -> None:
+    package.write("helper.py", "def half(x):\n    from numpy.linalg import norm\n")
+
+    assert {"numpy": metadata.version("numpy")} == libraries_of(f"{package.name}.stage")
+
+
+def test_libraries_that_compute_nothing_or_are_not_reached_are_left_out(package: Package) -> None:
+    package.write("stage.py", "import json\nimport rich\n")
+    package.write("stranger.py", "import numpy\n")
+
+    assert libraries_of(f"{package.name}.stage") == {}
+
+
+def test_stage_of_this_project_reaches_the_code_that_decides_its_result() -> None:
+    code = code_of("tasks.preprocess")
+
+    assert {"tasks.preprocess", "tasks.records", "tasks.schema", "tasks.store"} <= set(code)
+    assert not {"tasks.network", "tasks.terminal.display"} & set(code)

@@ -1,0 +1,402 @@
+"""The whole flow on a few dozen images, against a Prefect server of the test session."""
+
+import gzip
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from builders import Arrays, idx_bytes, tiny_arrays
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    LogFilter,
+)
+
+from flows.mnist_flow import mnist_flow
+from tasks.backend import keras
+from tasks.errors import (
+    AccuracyTooLowError,
+    CorruptCompressionError,
+    CountMismatchError,
+    LabelTypeError,
+    MissingArrayError,
+    MissingFileError,
+    NotIdxError,
+    NotNpzError,
+    ShapeError,
+    TrailingBytesError,
+    TruncatedFileError,
+    UnknownDatasetError,
+    UnsupportedArrayError,
+    ValidationFailedError,
+)
+from tasks.ledger import Listener, listening
+from tasks.records import RunSummary, StageRecord
+from tasks.settings import RunSettings
+from tasks.sources.catalogue import IDX_FILES
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+T = TypeVar("T")
+STAGES = ["load", "validate", "preprocess", "train", "evaluate", "publish"]
+
+
+def place_idx(folder: Path, arrays: Arrays, *, zipped: bool) -> None:
+    """Write the four IDX files of a dataset over what is there."""
+    folder.mkdir(exist_ok=True)
+    for name, stem in IDX_FILES.items():
+        content = idx_bytes(arrays[name])
+        if zipped:
+            (folder / f"{stem}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / stem).write_bytes(content)
+
+
+def place_npz(path: Path, arrays: Arrays) -> None:
+    np.savez_compressed(path, **arrays)
+
+
+class Heard(Listener):
+    """Remembers what the stages reported."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+
+    def stage_finished(self, name: str, record: StageRecord) -> None:
+        self.states[name] = record.state
+
+
+@pytest.fixture
+def digits() -> Arrays:
+    return tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, digits: Arrays) -> RunSettings:
+    place_idx(tmp_path / "stripes", digits, zipped=True)
+    return RunSettings(
+        dataset=str(tmp_path / "stripes"),
+        epochs=2,
+        batch_size=16,
+        cache_dir=tmp_path / "cache",
+        model_dir=tmp_path / "models",
+    )
+
+
+def run(settings: RunSettings) -> tuple[RunSummary, list[str]]:
+    """Run the flow; returns its summary and the names of the stages that computed."""
+    heard = Heard()
+    with listening(heard):
+        summary = mnist_flow(settings)
+    return summary, [name for name, state in heard.states.items() if state == "computed"]
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_first_run_computes_every_stage_in_order(settings: RunSettings) -> None:
+    _, computed = run(settings)
+    assert computed == STAGES
+
+
+def test_unchanged_rerun_computes_nothing_but_the_record(settings: RunSettings) -> None:
+    first, _ = run(settings)
+    second, computed = run(settings)
+    assert computed == ["publish"]
+    assert second.accuracy == first.accuracy
+
+
+def test_change_of_epochs_recomputes_training_and_what_follows(settings: RunSettings) -> None:
+    run(settings)
+    _, computed = run(settings.model_copy(update={"epochs": 3}))
+    assert computed == ["train", "evaluate", "publish"]
+
+
+def test_going_back_to_earlier_settings_computes_nothing(settings: RunSettings) -> None:
+    run(settings)
+    run(settings.model_copy(update={"epochs": 3}))
+    _, computed = run(settings)
+    assert computed == ["publish"]
+
+
+def test_refresh_computes_everything_and_gives_the_same_model(settings: RunSettings) -> None:
+    first, _ = run(settings)
+    second, computed = run(settings.model_copy(update={"refresh": True}))
+    assert computed == STAGES
+    assert second.weights_sha256 == first.weights_sha256
+
+
+def test_cache_that_was_moved_still_serves(settings: RunSettings, tmp_path: Path) -> None:
+    run(settings)
+    shutil.move(tmp_path / "cache", tmp_path / "moved")
+    _, computed = run(settings.model_copy(update={"cache_dir": tmp_path / "moved"}))
+    assert computed == ["publish"]
+
+
+def test_one_changed_pixel_recomputes_everything(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    run(settings)
+    digits["x_train"][0, 0, 0] ^= 1
+    place_idx(tmp_path / "stripes", digits, zipped=True)
+    _, computed = run(settings)
+    assert computed == STAGES
+
+
+def test_same_content_compressed_anew_recomputes_only_loading(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    run(settings)
+    shutil.rmtree(tmp_path / "stripes")
+    place_idx(tmp_path / "stripes", digits, zipped=False)
+    _, computed = run(settings)
+    assert computed == ["load", "publish"]
+
+
+def test_lost_array_is_computed_anew_in_the_same_run(settings: RunSettings, tmp_path: Path) -> None:
+    run(settings)
+    largest = max(
+        (tmp_path / "cache" / "blobs").glob("*.npy"), key=lambda path: path.stat().st_size
+    )
+    largest.unlink()
+    _, computed = run(settings)
+    assert computed == ["preprocess", "publish"]
+    assert largest.exists()
+
+
+def test_torn_result_record_is_a_miss(settings: RunSettings, tmp_path: Path) -> None:
+    run(settings)
+    for record in (tmp_path / "cache" / "results").iterdir():
+        record.write_bytes(record.read_bytes()[:-7])
+    _, computed = run(settings)
+    assert computed == STAGES
+
+
+def test_result_that_names_another_serializer_is_a_miss_and_runs_nothing(
+    settings: RunSettings, tmp_path: Path
+) -> None:
+    run(settings)
+    for record in (tmp_path / "cache" / "results").iterdir():
+        envelope = json.loads(record.read_text())
+        envelope["metadata"]["serializer"] = {"type": "pickle"}
+        record.write_text(json.dumps(envelope))
+    _, computed = run(settings)
+    assert computed == STAGES
+
+
+def test_failed_runs_leave_no_result_and_no_partial_file(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    digits["x_test"] = digits["x_test"] // 255  # already scaled
+    place_idx(tmp_path / "stripes", digits, zipped=True)
+    with pytest.raises(ValidationFailedError):
+        run(settings)
+    stored = files_below(tmp_path / "cache")
+    assert not [name for name in stored if name.endswith(".partial")]
+    assert len([name for name in stored if name.startswith("results")]) == 1  # load's
+    assert not (tmp_path / "models").exists()
+
+
+def test_validation_failure_lists_every_failed_check(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    digits["x_test"] = digits["x_test"] // 255
+    digits["y_train"][digits["y_train"] == 1] = 0
+    place_idx(tmp_path / "stripes", digits, zipped=True)
+    with pytest.raises(ValidationFailedError) as failure:
+        run(settings)
+    assert "2 of 16 checks failed for stripes" in str(failure.value)
+    assert "x_test: pixels span more than 0 and 1" in str(failure.value)
+    assert "y_train: labels are 0 … 2, each at least once. Received: no image of class 1." in str(
+        failure.value
+    )
+
+
+def test_image_size_and_classes_come_from_the_data(settings: RunSettings) -> None:
+    summary, _ = run(settings)
+    report = summary.report_path.read_text()
+    # 48 pixels to 64 units to 3 classes: 48·64 + 64 + 64·3 + 3
+    assert "mlp, 3,331 parameters" in report
+
+
+def test_recorded_accuracy_is_what_the_saved_model_gives(
+    settings: RunSettings, digits: Arrays
+) -> None:
+    summary, _ = run(settings)
+    model = keras.saving.load_model(summary.model_path)
+    model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+    loss, accuracy = model.evaluate(
+        digits["x_test"].reshape(33, 48).astype("float32") / 255,
+        keras.utils.to_categorical(digits["y_test"], 3),
+        verbose=0,
+    )
+    assert summary.accuracy == pytest.approx(accuracy)
+    assert summary.loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_npz_gives_the_same_model_as_idx(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    from_idx, _ = run(settings)
+    place_npz(tmp_path / "stripes.npz", digits)
+    from_npz, _ = run(settings.model_copy(update={"dataset": str(tmp_path / "stripes.npz")}))
+    assert from_npz.weights_sha256 == from_idx.weights_sha256
+
+
+def test_convolutional_network_runs(settings: RunSettings) -> None:
+    summary, computed = run(settings.model_copy(update={"model": "cnn", "epochs": 1}))
+    assert computed == STAGES
+    assert 0 <= summary.accuracy <= 1
+
+
+def test_accuracy_below_the_minimum_fails_the_run_but_is_recorded(
+    settings: RunSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(AccuracyTooLowError, match=r"must be at least 1\.0000"):
+        run(settings.model_copy(update={"min_accuracy": 1.0, "epochs": 1, "learning_rate": 1e-6}))
+    assert len(files_below(tmp_path / "models" / "reports")) == 1
+
+
+class TestPrefectRecord:
+    """What stands in Prefect after a run."""
+
+    @pytest.fixture
+    def client(self) -> Iterator[SyncPrefectClient]:
+        with get_client(sync_client=True) as client:
+            yield client
+
+    def test_accuracy_artifact_has_a_version_per_run(
+        self, settings: RunSettings, client: SyncPrefectClient, tmp_path: Path
+    ) -> None:
+        place_npz(tmp_path / "Two Runs!.npz", tiny_arrays(60, 33, 3, (8, 6)))
+        settings = settings.model_copy(update={"dataset": str(tmp_path / "Two Runs!.npz")})
+        summaries = [run(settings)[0] for _ in range(2)]
+        key = ArtifactFilter(key=ArtifactFilterKey(any_=["two-runs-accuracy"]))
+        artifacts = client.read_artifacts(artifact_filter=key, limit=10)
+        assert {str(artifact.flow_run_id) for artifact in artifacts} == {
+            summary.flow_run_id for summary in summaries
+        }
+        text = str(artifacts[0].data)
+        assert f"{summaries[0].accuracy:.4f}" in text
+        assert "batch 16" in text
+        assert summaries[0].weights_sha256 in text
+
+    def test_run_and_stages_have_names_tags_and_epoch_lines(
+        self, settings: RunSettings, client: SyncPrefectClient
+    ) -> None:
+        summary, _ = run(settings)
+        assert summary.flow_run_name == "stripes-mlp-2-epochs-seed-0"
+        chosen = {"any_": [summary.flow_run_id]}
+        logged = until(
+            lambda: client.read_logs(LogFilter.model_validate({"flow_run_id": chosen}), limit=100),
+            lambda logs: any(log.message.startswith("report:") for log in logs),
+        )
+        epochs = sorted(log.message[:9] for log in logged if log.message.startswith("epoch"))
+        assert epochs == ["epoch 1/2", "epoch 2/2"]
+        recorded = until(
+            lambda: client.read_task_runs(
+                flow_run_filter=FlowRunFilter.model_validate({"id": chosen}), limit=100
+            ),
+            lambda task_runs: len(task_runs) == len(STAGES),
+        )
+        assert {task_run.name: task_run.tags for task_run in recorded} == {
+            "load": ["data"],
+            "validate": ["data"],
+            "preprocess": ["data"],
+            "train": ["model"],
+            "evaluate": ["model"],
+            "publish": ["record"],
+        }
+
+
+def until(ask: Callable[[], T], holds: Callable[[T], bool], seconds: float = 30) -> T:
+    """Ask again until the answer holds: Prefect records logs and task runs in the background."""
+    deadline = time.monotonic() + seconds
+    while not holds(answer := ask()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return answer
+
+
+def edit(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Arrays], Path]:
+    """Breaks one file of the IDX folder, uncompressed before."""
+
+    def break_it(folder: Path, arrays: Arrays) -> Path:
+        place_idx(folder, arrays, zipped=False)
+        path = folder / name
+        path.write_bytes(change(path.read_bytes()))
+        return folder
+
+    return break_it
+
+
+def replace(
+    name: str, change: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[Path, Arrays], Path]:
+    """Breaks one array of an .npz."""
+
+    def break_it(folder: Path, arrays: Arrays) -> Path:
+        path = folder.with_suffix(".npz")
+        np.savez(path, **{**arrays, name: change(arrays[name])})
+        return path
+
+    return break_it
+
+
+def without_test_labels(folder: Path, arrays: Arrays) -> Path:
+    path = folder.with_suffix(".npz")
+    place_npz(path, {name: array for name, array in arrays.items() if name != "y_test"})
+    return path
+
+
+def with_corrupt_gzip(folder: Path, _: Arrays) -> Path:
+    path = folder / f"{TRAIN_IMAGES}.gz"
+    content = bytearray(path.read_bytes())
+    content[-8:-4] = bytes(4)  # the checksum
+    path.write_bytes(content)
+    return folder
+
+
+def with_text_for_npz(folder: Path, _: Arrays) -> Path:
+    path = folder.with_suffix(".npz")
+    path.write_text("not an archive")
+    return path
+
+
+TRAIN_IMAGES = IDX_FILES["x_train"]
+BROKEN = {
+    "a path that does not exist": (lambda folder, _: folder / "nowhere", UnknownDatasetError),
+    "an empty folder": (lambda folder, _: folder.parent / "empty", MissingFileError),
+    "not an IDX file": (edit(TRAIN_IMAGES, lambda _: b"GIF89a"), NotIdxError),
+    "too few bytes": (edit(TRAIN_IMAGES, lambda whole: whole[:-5]), TruncatedFileError),
+    "too many bytes": (edit(TRAIN_IMAGES, lambda whole: whole + b"12345"), TrailingBytesError),
+    "a corrupt gzip": (with_corrupt_gzip, CorruptCompressionError),
+    "not an .npz": (with_text_for_npz, NotNpzError),
+    "an array missing": (without_test_labels, MissingArrayError),
+    "objects": (replace("y_test", lambda labels: labels.astype(object)), UnsupportedArrayError),
+    "one label missing": (replace("y_train", lambda labels: labels[1:]), CountMismatchError),
+    "a channel axis": (replace("x_test", lambda images: images[..., np.newaxis]), ShapeError),
+    "fractional labels": (replace("y_test", lambda labels: labels + 0.5), LabelTypeError),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_input_gives_its_error_and_leaves_nothing(
+    kind: str, settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    break_it, error = BROKEN[kind]
+    (tmp_path / "empty").mkdir()
+    dataset = break_it(tmp_path / "stripes", digits)
+    with pytest.raises(error):
+        run(settings.model_copy(update={"dataset": str(dataset)}))
+    left = files_below(tmp_path / "cache")
+    assert [name for name in left if name.endswith(".partial")] == []
+    assert [name for name in left if name.startswith("results")] == []
+    assert not (tmp_path / "models").exists()
