@@ -17,6 +17,9 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+# What counts as the project's code beside the package that the stage itself is in.
+PROJECT_PACKAGES = ("flows", "tasks")
+
 # Libraries that compute values. Those that carry, draw or schedule cannot change a result.
 COMPUTING_LIBRARIES = {
     "keras": "keras",
@@ -31,15 +34,18 @@ COMPUTING_LIBRARIES = {
 def code_of(module: str) -> dict[str, str]:
     """The digest of each project module that a module reaches, itself included.
 
-    A project module is one whose file lies beside the module's own top-level package.
+    A project module is one of PROJECT_PACKAGES or of the module's own top-level package.
     """
     root = _root_of(module)
+    packages = {*PROJECT_PACKAGES, module.partition(".")[0]}
     reached: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
+        if name in reached or name.partition(".")[0] not in packages:
+            continue
         path = _file_of(root, name)
-        if path is None or name in reached:
+        if path is None:
             continue
         reached[name], imported = _read(path, name, path.stat().st_mtime_ns)
         waiting += [*imported, *_parents(name)]

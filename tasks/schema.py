@@ -102,7 +102,7 @@ def _check_array(subject: str, values: np.ndarray, contract: Contract) -> list[C
         ("dtype", f"dtype is {np.dtype(contract.dtype)}", f"{values.dtype}"),
     ]
     structure += [
-        (rule.name, rule.text, rule.received(values) if rule.name in failed else "")
+        (rule.name, rule.text, _received(rule, values) if rule.name in failed else "")
         for rule in contract.rules
     ]
     return [
@@ -114,6 +114,13 @@ def _check_array(subject: str, values: np.ndarray, contract: Contract) -> list[C
         )
         for name, text, received in structure
     ]
+
+
+def _received(rule: Rule, values: np.ndarray) -> str:
+    try:
+        return rule.received(values)
+    except ValueError:  # no values to describe, or not the axes to do it along
+        return f"shape {values.shape}"
 
 
 def _failed_checks(subject: str, values: np.ndarray, contract: Contract) -> set[str]:

@@ -119,7 +119,8 @@ class ArrayWriter:
                 f"Received: {rows.dtype} {rows.shape[1:]}."
             )
         self._rows += len(rows)
-        self._write(np.ascontiguousarray(rows).data.cast("B"))
+        if rows.size:
+            self._write(np.ascontiguousarray(rows).data.cast("B"))
 
     def finish(self) -> ArrayRef:
         """Name what was written. Raises ValueError when rows are missing or too many."""

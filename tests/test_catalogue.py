@@ -339,7 +339,7 @@ def test_server_that_fails_for_a_moment_is_asked_again(tmp_path: Path, mirror: M
 def test_server_that_keeps_failing_is_given_up(tmp_path: Path, mirror: Mirror) -> None:
     mirror.failures_left = 99
 
-    with pytest.raises(DownloadError, match="HTTPError after 3 attempts: 503"):
+    with pytest.raises(DownloadError, match="HTTPError: 503"):
         find_dataset("tiny", downloads=tmp_path)
 
     assert mirror.requests == ["/train-images-idx3-ubyte.gz"] * 3
@@ -368,7 +368,7 @@ def test_unreachable_server_is_reported_with_the_folder_to_use(
             find_dataset("tiny", downloads=tmp_path)
 
     assert f"tiny must be downloaded once from {url}." in str(caught.value)
-    assert "Received: ConnectionError after 3 attempts" in str(caught.value)
+    assert "Received: ConnectionError" in str(caught.value)
     assert str(caught.value).endswith(f"--dataset {tmp_path / 'tiny'}")
 
 

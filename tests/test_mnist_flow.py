@@ -4,20 +4,15 @@ import gzip
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 from builders import Arrays, idx_bytes, tiny_arrays
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterKey,
-    FlowRunFilter,
-    LogFilter,
-)
+from prefect.client.orchestration import get_client
 
 from flows.mnist_flow import mnist_flow
 from tasks.backend import keras
@@ -54,7 +49,7 @@ def place_idx(folder: Path, arrays: Arrays, *, zipped: bool) -> None:
     for name, stem in IDX_FILES.items():
         content = idx_bytes(arrays[name])
         if zipped:
-            (folder / f"{stem}.gz").write_bytes(gzip.compress(content))
+            (folder / f"{stem}.gz").write_bytes(gzip.compress(content, mtime=0))
         else:
             (folder / stem).write_bytes(content)
 
@@ -73,21 +68,28 @@ class Heard(Listener):
         self.states[name] = record.state
 
 
+DIGITS = tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
+
+
+def settings_in(folder: Path) -> RunSettings:
+    return RunSettings(
+        dataset=str(folder / "stripes"),
+        epochs=2,
+        batch_size=16,
+        cache_dir=folder / "cache",
+        model_dir=folder / "models",
+    )
+
+
 @pytest.fixture
 def digits() -> Arrays:
-    return tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
+    return {name: array.copy() for name, array in DIGITS.items()}
 
 
 @pytest.fixture
 def settings(tmp_path: Path, digits: Arrays) -> RunSettings:
     place_idx(tmp_path / "stripes", digits, zipped=True)
-    return RunSettings(
-        dataset=str(tmp_path / "stripes"),
-        epochs=2,
-        batch_size=16,
-        cache_dir=tmp_path / "cache",
-        model_dir=tmp_path / "models",
-    )
+    return settings_in(tmp_path)
 
 
 def run(settings: RunSettings) -> tuple[RunSummary, list[str]]:
@@ -98,97 +100,118 @@ def run(settings: RunSettings) -> tuple[RunSummary, list[str]]:
     return summary, [name for name, state in heard.states.items() if state == "computed"]
 
 
+@dataclass(frozen=True)
+class FirstRun:
+    """A run that later runs can go on from."""
+
+    cache: Path
+    summary: RunSummary
+    computed: list[str]
+
+
+@pytest.fixture(scope="module")
+def first_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    prefect_server: None,  # noqa: ARG001 - must be up before the run
+) -> FirstRun:
+    folder = tmp_path_factory.mktemp("first")
+    place_idx(folder / "stripes", DIGITS, zipped=True)
+    return FirstRun(folder / "cache", *run(settings_in(folder)))
+
+
+@pytest.fixture
+def after_a_run(settings: RunSettings, first_run: FirstRun, tmp_path: Path) -> RunSettings:
+    """The same settings and dataset as of the first run, and a copy of its cache."""
+    shutil.copytree(first_run.cache, tmp_path / "cache")
+    return settings
+
+
 def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_first_run_computes_every_stage_in_order(settings: RunSettings) -> None:
-    _, computed = run(settings)
-    assert computed == STAGES
+def test_first_run_computes_every_stage_in_order(first_run: FirstRun) -> None:
+    assert first_run.computed == STAGES
 
 
-def test_unchanged_rerun_computes_nothing_but_the_record(settings: RunSettings) -> None:
-    first, _ = run(settings)
-    second, computed = run(settings)
+def test_unchanged_rerun_computes_nothing_but_the_record(
+    after_a_run: RunSettings, first_run: FirstRun
+) -> None:
+    summary, computed = run(after_a_run)
     assert computed == ["publish"]
-    assert second.accuracy == first.accuracy
+    assert summary.accuracy == first_run.summary.accuracy
 
 
-def test_change_of_epochs_recomputes_training_and_what_follows(settings: RunSettings) -> None:
-    run(settings)
-    _, computed = run(settings.model_copy(update={"epochs": 3}))
+def test_change_of_epochs_recomputes_training_and_what_follows(after_a_run: RunSettings) -> None:
+    _, computed = run(after_a_run.model_copy(update={"epochs": 3}))
     assert computed == ["train", "evaluate", "publish"]
 
 
-def test_going_back_to_earlier_settings_computes_nothing(settings: RunSettings) -> None:
-    run(settings)
-    run(settings.model_copy(update={"epochs": 3}))
-    _, computed = run(settings)
+def test_going_back_to_earlier_settings_computes_nothing(after_a_run: RunSettings) -> None:
+    run(after_a_run.model_copy(update={"epochs": 3}))
+    _, computed = run(after_a_run)
     assert computed == ["publish"]
 
 
-def test_refresh_computes_everything_and_gives_the_same_model(settings: RunSettings) -> None:
-    first, _ = run(settings)
-    second, computed = run(settings.model_copy(update={"refresh": True}))
+def test_refresh_computes_everything_and_gives_the_same_model(
+    after_a_run: RunSettings, first_run: FirstRun
+) -> None:
+    summary, computed = run(after_a_run.model_copy(update={"refresh": True}))
     assert computed == STAGES
-    assert second.weights_sha256 == first.weights_sha256
+    assert summary.weights_sha256 == first_run.summary.weights_sha256
 
 
-def test_cache_that_was_moved_still_serves(settings: RunSettings, tmp_path: Path) -> None:
-    run(settings)
+def test_cache_that_was_moved_still_serves(after_a_run: RunSettings, tmp_path: Path) -> None:
     shutil.move(tmp_path / "cache", tmp_path / "moved")
-    _, computed = run(settings.model_copy(update={"cache_dir": tmp_path / "moved"}))
+    _, computed = run(after_a_run.model_copy(update={"cache_dir": tmp_path / "moved"}))
     assert computed == ["publish"]
 
 
 def test_one_changed_pixel_recomputes_everything(
-    settings: RunSettings, digits: Arrays, tmp_path: Path
+    after_a_run: RunSettings, digits: Arrays, tmp_path: Path
 ) -> None:
-    run(settings)
     digits["x_train"][0, 0, 0] ^= 1
     place_idx(tmp_path / "stripes", digits, zipped=True)
-    _, computed = run(settings)
+    _, computed = run(after_a_run)
     assert computed == STAGES
 
 
 def test_same_content_compressed_anew_recomputes_only_loading(
-    settings: RunSettings, digits: Arrays, tmp_path: Path
+    after_a_run: RunSettings, digits: Arrays, tmp_path: Path
 ) -> None:
-    run(settings)
     shutil.rmtree(tmp_path / "stripes")
     place_idx(tmp_path / "stripes", digits, zipped=False)
-    _, computed = run(settings)
+    _, computed = run(after_a_run)
     assert computed == ["load", "publish"]
 
 
-def test_lost_array_is_computed_anew_in_the_same_run(settings: RunSettings, tmp_path: Path) -> None:
-    run(settings)
+def test_lost_array_is_computed_anew_in_the_same_run(
+    after_a_run: RunSettings, tmp_path: Path
+) -> None:
     largest = max(
         (tmp_path / "cache" / "blobs").glob("*.npy"), key=lambda path: path.stat().st_size
     )
     largest.unlink()
-    _, computed = run(settings)
+    _, computed = run(after_a_run)
     assert computed == ["preprocess", "publish"]
     assert largest.exists()
 
 
-def test_torn_result_record_is_a_miss(settings: RunSettings, tmp_path: Path) -> None:
-    run(settings)
+def test_torn_result_record_is_a_miss(after_a_run: RunSettings, tmp_path: Path) -> None:
     for record in (tmp_path / "cache" / "results").iterdir():
         record.write_bytes(record.read_bytes()[:-7])
-    _, computed = run(settings)
+    _, computed = run(after_a_run)
     assert computed == STAGES
 
 
 def test_result_that_names_another_serializer_is_a_miss_and_runs_nothing(
-    settings: RunSettings, tmp_path: Path
+    after_a_run: RunSettings, tmp_path: Path
 ) -> None:
-    run(settings)
     for record in (tmp_path / "cache" / "results").iterdir():
         envelope = json.loads(record.read_text())
         envelope["metadata"]["serializer"] = {"type": "pickle"}
         record.write_text(json.dumps(envelope))
-    _, computed = run(settings)
+    _, computed = run(after_a_run)
     assert computed == STAGES
 
 
@@ -220,35 +243,30 @@ def test_validation_failure_lists_every_failed_check(
     )
 
 
-def test_image_size_and_classes_come_from_the_data(settings: RunSettings) -> None:
-    summary, _ = run(settings)
-    report = summary.report_path.read_text()
+def test_image_size_and_classes_come_from_the_data(first_run: FirstRun) -> None:
+    report = first_run.summary.report_path.read_text()
     # 48 pixels to 64 units to 3 classes: 48·64 + 64 + 64·3 + 3
     assert "mlp, 3,331 parameters" in report
 
 
-def test_recorded_accuracy_is_what_the_saved_model_gives(
-    settings: RunSettings, digits: Arrays
-) -> None:
-    summary, _ = run(settings)
-    model = keras.saving.load_model(summary.model_path)
+def test_recorded_accuracy_is_what_the_saved_model_gives(first_run: FirstRun) -> None:
+    model = keras.saving.load_model(first_run.summary.model_path)
     model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
     loss, accuracy = model.evaluate(
-        digits["x_test"].reshape(33, 48).astype("float32") / 255,
-        keras.utils.to_categorical(digits["y_test"], 3),
+        DIGITS["x_test"].reshape(33, 48).astype("float32") / 255,
+        keras.utils.to_categorical(DIGITS["y_test"], 3),
         verbose=0,
     )
-    assert summary.accuracy == pytest.approx(accuracy)
-    assert summary.loss == pytest.approx(loss, rel=1e-5)
+    assert first_run.summary.accuracy == pytest.approx(accuracy)
+    assert first_run.summary.loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_npz_gives_the_same_model_as_idx(
-    settings: RunSettings, digits: Arrays, tmp_path: Path
+    settings: RunSettings, first_run: FirstRun, digits: Arrays, tmp_path: Path
 ) -> None:
-    from_idx, _ = run(settings)
     place_npz(tmp_path / "stripes.npz", digits)
     from_npz, _ = run(settings.model_copy(update={"dataset": str(tmp_path / "stripes.npz")}))
-    assert from_npz.weights_sha256 == from_idx.weights_sha256
+    assert from_npz.weights_sha256 == first_run.summary.weights_sha256
 
 
 def test_convolutional_network_runs(settings: RunSettings) -> None:
@@ -265,56 +283,58 @@ def test_accuracy_below_the_minimum_fails_the_run_but_is_recorded(
     assert len(files_below(tmp_path / "models" / "reports")) == 1
 
 
-class TestPrefectRecord:
-    """What stands in Prefect after a run."""
+def ask(kind: str, **filters: object) -> list[dict[str, Any]]:
+    """What the Prefect server has of a kind, by its REST API."""
+    with get_client(sync_client=True) as client:
+        answer = client.request("POST", f"/{kind}/filter", json=filters)
+    found: list[dict[str, Any]] = answer.json()
+    return found
 
-    @pytest.fixture
-    def client(self) -> Iterator[SyncPrefectClient]:
-        with get_client(sync_client=True) as client:
-            yield client
 
-    def test_accuracy_artifact_has_a_version_per_run(
-        self, settings: RunSettings, client: SyncPrefectClient, tmp_path: Path
-    ) -> None:
-        place_npz(tmp_path / "Two Runs!.npz", tiny_arrays(60, 33, 3, (8, 6)))
-        settings = settings.model_copy(update={"dataset": str(tmp_path / "Two Runs!.npz")})
-        summaries = [run(settings)[0] for _ in range(2)]
-        key = ArtifactFilter(key=ArtifactFilterKey(any_=["two-runs-accuracy"]))
-        artifacts = client.read_artifacts(artifact_filter=key, limit=10)
-        assert {str(artifact.flow_run_id) for artifact in artifacts} == {
-            summary.flow_run_id for summary in summaries
-        }
-        text = str(artifacts[0].data)
-        assert f"{summaries[0].accuracy:.4f}" in text
-        assert "batch 16" in text
-        assert summaries[0].weights_sha256 in text
+def test_accuracy_artifact_has_a_version_per_run(settings: RunSettings, tmp_path: Path) -> None:
+    place_npz(tmp_path / "Two Runs!.npz", DIGITS)
+    settings = settings.model_copy(update={"dataset": str(tmp_path / "Two Runs!.npz")})
+    summaries = [run(settings)[0] for _ in range(2)]
+    artifacts = ask("artifacts", artifacts={"key": {"any_": ["two-runs-accuracy"]}})
+    assert {artifact["flow_run_id"] for artifact in artifacts} == {
+        summary.flow_run_id for summary in summaries
+    }
+    for expected in (f"{summaries[0].accuracy:.4f}", "batch 16", summaries[0].weights_sha256):
+        assert expected in artifacts[0]["data"]
 
-    def test_run_and_stages_have_names_tags_and_epoch_lines(
-        self, settings: RunSettings, client: SyncPrefectClient
-    ) -> None:
-        summary, _ = run(settings)
-        assert summary.flow_run_name == "stripes-mlp-2-epochs-seed-0"
-        chosen = {"any_": [summary.flow_run_id]}
-        logged = until(
-            lambda: client.read_logs(LogFilter.model_validate({"flow_run_id": chosen}), limit=100),
-            lambda logs: any(log.message.startswith("report:") for log in logs),
-        )
-        epochs = sorted(log.message[:9] for log in logged if log.message.startswith("epoch"))
-        assert epochs == ["epoch 1/2", "epoch 2/2"]
-        recorded = until(
-            lambda: client.read_task_runs(
-                flow_run_filter=FlowRunFilter.model_validate({"id": chosen}), limit=100
-            ),
-            lambda task_runs: len(task_runs) == len(STAGES),
-        )
-        assert {task_run.name: task_run.tags for task_run in recorded} == {
-            "load": ["data"],
-            "validate": ["data"],
-            "preprocess": ["data"],
-            "train": ["model"],
-            "evaluate": ["model"],
-            "publish": ["record"],
-        }
+
+def test_per_class_figures_are_a_table_artifact(first_run: FirstRun) -> None:
+    chosen = {"flow_run_id": {"any_": [first_run.summary.flow_run_id]}, "type": {"any_": ["table"]}}
+    (artifact,) = ask("artifacts", artifacts=chosen)
+    rows = json.loads(artifact["data"])
+    assert [(row["class"], row["images"]) for row in rows] == [(0, 11), (1, 11), (2, 11)]
+
+
+def test_training_logs_one_line_an_epoch(first_run: FirstRun) -> None:
+    chosen = {"flow_run_id": {"any_": [first_run.summary.flow_run_id]}}
+    messages = until(
+        lambda: [log["message"] for log in ask("logs", logs=chosen)],
+        lambda messages: any(message.startswith("report:") for message in messages),
+    )
+    epochs = sorted(message[:9] for message in messages if message.startswith("epoch"))
+    assert epochs == ["epoch 1/2", "epoch 2/2"]
+
+
+def test_run_and_stages_have_names_and_tags_in_prefect(first_run: FirstRun) -> None:
+    chosen = {"id": {"any_": [first_run.summary.flow_run_id]}}
+    task_runs = until(
+        lambda: ask("task_runs", flow_runs=chosen),
+        lambda task_runs: len(task_runs) == len(STAGES),
+    )
+    assert first_run.summary.flow_run_name == "stripes-mlp-2-epochs-seed-0"
+    assert {task_run["name"]: task_run["tags"] for task_run in task_runs} == {
+        "load": ["data"],
+        "validate": ["data"],
+        "preprocess": ["data"],
+        "train": ["model"],
+        "evaluate": ["model"],
+        "publish": ["record"],
+    }
 
 
 def until(ask: Callable[[], T], holds: Callable[[T], bool], seconds: float = 30) -> T:

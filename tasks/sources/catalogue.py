@@ -107,6 +107,7 @@ def open_dataset(source: DatasetSource) -> dict[str, ArrayStream]:
 
     Raises the typed errors of `open_idx` and `open_npz`.
     """
+    check_unchanged(source)
     if source.kind == "npz":
         return open_npz(source.files[0].path)
     return {
@@ -118,11 +119,15 @@ def open_dataset(source: DatasetSource) -> dict[str, ArrayStream]:
 def check_unchanged(source: DatasetSource) -> None:
     """Raise SourceChangedError when a file is no longer the one that was digested."""
     for file in source.files:
-        now = file.path.stat()
-        if (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.modified_ns):
+        try:
+            now = file.path.stat()
+            found = (now.st_size, now.st_mtime_ns)
+        except OSError:
+            found = None
+        if found != (file.size_bytes, file.modified_ns):
             raise SourceChangedError(
                 "A dataset must not change while it is read.",
-                received="another size or modification time",
+                received="another size or modification time" if found else "no such file any more",
                 where=file.path,
                 advice="Run again when nothing writes to it.",
             )
@@ -130,7 +135,9 @@ def check_unchanged(source: DatasetSource) -> None:
 
 def dataset_name(dataset: str) -> str:
     """What a dataset is called in artifacts and run names: `fashion-mnist`, `my-letters`."""
-    return artifact_name(dataset if dataset in NAMES else Path(dataset).expanduser().resolve().stem)
+    if dataset in NAMES:
+        return artifact_name(dataset)
+    return artifact_name(Path(dataset).expanduser().resolve().name.removesuffix(".npz"))
 
 
 def artifact_name(text: str) -> str:
@@ -207,7 +214,7 @@ def _download(dataset: str, folder: Path) -> Path:
         except (OSError, ValueError) as error:  # no network or disk; or another digest
             raise DownloadError(
                 f"{dataset} must be downloaded once from {download.url}.",
-                received=f"{type(error).__name__} after {DOWNLOAD_ATTEMPTS} attempts: {error}",
+                received=f"{type(error).__name__}: {error}",
                 where=name,
                 advice="Check the network and run again, or download the four files yourself "
                 f"and pass their folder: --dataset {folder}",

@@ -7,6 +7,7 @@ the archive's directory before an array is read, and arrays of objects (pickles)
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from tasks.records import ARRAY_NAMES
 from tasks.sources.stream import DEFLATE_MAX_RATIO, ArrayStream, Readable, read_rows
 
 AGAIN = "Download or copy the file again."
+SAVE_AGAIN = "Save it again with numpy.savez or numpy.savez_compressed."
+PLAIN_OR_DEFLATED = "The arrays of an .npz dataset must be plain or deflated."
 NUMERIC_KINDS = "uif"
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -60,6 +63,13 @@ def open_npz(path: Path) -> dict[str, ArrayStream]:
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> ArrayStream:
     where = f"{info.filename} of {path.name}"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotNpzError(
+            PLAIN_OR_DEFLATED,
+            received=f"compression method {info.compress_type}",
+            where=where,
+            advice=SAVE_AGAIN,
+        )
     with archive.open(info) as member:
         dtype, shape, header_bytes = _read_header(member, where)
     values_bytes, declared_bytes = info.file_size - header_bytes, math.prod(shape) * dtype.itemsize
@@ -90,13 +100,17 @@ def _read_header(member: Readable, where: str) -> tuple[np.dtype[Any], tuple[int
     try:
         version = np.lib.format.read_magic(member)
         shape, fortran_order, dtype = HEADER_READERS[version](member)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise NotNpzError(
             "Each member must be an .npy file of format 1.0 or 2.0.",
             received=error,
             where=where,
             advice="Save it again with numpy.savez.",
         ) from error
+    if any(size < 0 for size in shape):
+        raise NotNpzError(
+            "Sizes of an array must not be negative.", received=shape, where=where, advice=AGAIN
+        )
     if dtype.hasobject or dtype.kind not in NUMERIC_KINDS or fortran_order:
         raise UnsupportedArrayError(
             "Arrays must hold plain numbers in C order.",
@@ -120,12 +134,13 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
     except (zlib.error, EOFError) as error:
         raise _corrupt(error, path) from error
-    except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown compression
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown method
         raise NotNpzError(
-            "An .npz dataset must be plain or deflated.",
-            received=error,
-            where=path.name,
-            advice="Save it again with numpy.savez or numpy.savez_compressed.",
+            PLAIN_OR_DEFLATED, received=error, where=path.name, advice=SAVE_AGAIN
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:  # offsets and names in a damaged directory
+        raise NotNpzError(
+            "An .npz dataset must be a zip archive.", received=error, where=path.name, advice=AGAIN
         ) from error
 
 

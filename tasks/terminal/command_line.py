@@ -25,7 +25,8 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_LEVEL_VARIABLE = f"{PREFIX}LOG_LEVEL"
 
 EPILOG = """\
-Each option can also be set by an environment variable: MNIST_EPOCHS=6 is --epochs 6.
+Each option but --json can also be set by an environment variable: MNIST_EPOCHS=6 is
+--epochs 6.
 Exit status: 0 the run completed, 1 it failed, 2 the command line was wrong, 130 Ctrl-C.
 """
 
@@ -62,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         known = sorted(self._option_string_actions)
         for unknown in re.findall(r"--[\w-]+", message) if "unrecognized" in message else []:
-            if close := difflib.get_close_matches(unknown, known, n=1):
+            if close := difflib.get_close_matches(unknown, known, n=1, cutoff=0.7):
                 message += f" (did you mean {close[0]}?)"
         self.exit(2, f"{self.prog}: error: {message}\nSee {self.prog} --help.\n")
 
@@ -96,6 +97,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     known = parser.parse_args(arguments)
     if known.log_level not in LOG_LEVELS:  # argparse does not check a default
         parser.error(f"{LOG_LEVEL_VARIABLE}: choose from {', '.join(LOG_LEVELS)}")
+    for name, value in vars(known).items():
+        if value == "":  # to pydantic-settings it would count as not given
+            parser.error(f"--{name.replace('_', '-')}: a value must not be empty")
     _reject_unknown_variables(parser)
     try:
         read = CliApp.run(_RunSettingsReader, cli_args=known, cli_settings_source=source)
@@ -109,7 +113,7 @@ def _explain(detail: object) -> str:
     assert isinstance(detail, dict)
     name = str(detail["loc"][0])
     option, variable = "--" + name.replace("_", "-"), PREFIX + name.upper()
-    origin = f" (from {variable})" if os.environ.get(variable) == detail["input"] else ""
+    origin = f" (from {variable})" if os.environ.get(variable, object()) == detail["input"] else ""
     return f"{option}{origin}: {detail['msg']}. Received: {detail['input']!r}"
 
 
@@ -118,6 +122,6 @@ def _reject_unknown_variables(parser: _Parser) -> None:
     known = [PREFIX + name.upper() for name in names]
     for variable in os.environ:
         if variable.startswith(PREFIX) and variable not in known:
-            close = difflib.get_close_matches(variable, known, n=1)
+            close = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             parser.error(f"{variable} in the environment is not a setting ({hint})")
