@@ -34,6 +34,7 @@ from tasks.sources.catalogue import (
     Download,
     artifact_name,
     check_unchanged,
+    dataset_name,
     find_dataset,
     open_dataset,
 )
@@ -385,3 +386,25 @@ def test_idx_builder_writes_the_published_format() -> None:
     images = np.array([[[1, 2]], [[3, 4]]], np.uint8)
 
     assert struct.pack(">IIII4B", 0x803, 2, 1, 2, 1, 2, 3, 4) == idx_bytes(images)
+
+
+def test_source_that_was_deleted_has_changed(tmp_path: Path) -> None:
+    folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
+    source = find_dataset(str(folder), downloads=tmp_path)
+    (folder / IDX_FILES["x_train"]).unlink()
+
+    with pytest.raises(SourceChangedError, match="no such file any more"):
+        open_dataset(source)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("fashion_mnist", "fashion-mnist"),
+        ("/data/Letters_v2.npz", "letters-v2"),
+        ("/data/digits.v1", "digits-v1"),
+        ("/", "dataset"),
+    ],
+)
+def test_dataset_is_called_after_its_last_part(dataset: str, name: str) -> None:
+    assert dataset_name(dataset) == name

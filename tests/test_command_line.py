@@ -354,3 +354,11 @@ def test_folders_are_absolute_and_know_the_home_folder(
 
     assert settings.cache_root == tmp_path / "cache"
     assert settings.model_root == Path("/home/ada/models")
+
+
+def test_empty_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """--dataset "$UNSET" must not train on another dataset."""
+    with pytest.raises(SystemExit) as caught:
+        parse(["--dataset", ""])
+    assert caught.value.code == 2
+    assert "--dataset: a value must not be empty" in capsys.readouterr().err

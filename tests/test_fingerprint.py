@@ -218,3 +218,10 @@ def test_stage_of_this_project_reaches_the_code_that_decides_its_result() -> Non
 
     assert {"tasks.preprocess", "tasks.records", "tasks.schema", "tasks.store"} <= set(code)
     assert not {"tasks.network", "tasks.terminal.display"} & set(code)
+
+
+def test_other_packages_beside_the_stage_do_not_count(package: Package, tmp_path: Path) -> None:
+    """An installed project lies among all the libraries."""
+    (tmp_path / "a_library.py").write_text("import numpy\n", encoding="utf-8")
+    package.write("stage.py", "import a_library\n")
+    assert package.modules_of("stage") == {"stage"}

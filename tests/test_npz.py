@@ -27,7 +27,7 @@ from tasks.errors import (
     UnsupportedArrayError,
 )
 from tasks.load import load
-from tasks.records import DatasetRef
+from tasks.records import ARRAY_NAMES, DatasetRef
 from tasks.sources.catalogue import find_dataset
 from tasks.sources.npz import open_npz
 from tasks.store import Store
@@ -350,3 +350,37 @@ def test_refused_labels_leave_no_half_written_array(tmp_path: Path, store: Store
         loaded(path, store)
 
     assert list(store.blobs.glob("*.partial")) == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"{'descr': '|u1', 'fortran_order'(False", b"{[]: 1}", b"  {'descr': '|u1'"],
+    ids=["unbalanced", "unhashable", "indented"],
+)
+def test_member_with_a_damaged_header_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "damaged.npz"
+    padded = header.ljust(118) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ARRAY_NAMES:
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00\x77\x00" + padded)
+    with pytest.raises(NotNpzError, match=r"x_train\.npy of damaged\.npz"):
+        open_npz(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_that_numpy_never_writes_is_refused(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "other.npz"
+    with zipfile.ZipFile(path, "w", compression=method) as archive:
+        for name, array in tiny_arrays().items():
+            archive.writestr(f"{name}.npy", npy_bytes(array))
+    with pytest.raises(NotNpzError, match="must be plain or deflated"):
+        open_npz(path)
+
+
+def test_negative_sizes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "negative.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ARRAY_NAMES:
+            archive.writestr(f"{name}.npy", npy_header((2, -4, -4)) + bytes(32))
+    with pytest.raises(NotNpzError, match="must not be negative"):
+        open_npz(path)
