@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from tasks.ledger import Listener
 from tasks.records import EpochMetrics, RunSummary, StageRecord
@@ -63,7 +63,9 @@ class Display(Listener):
         self._clear()
         self.stages[name] = record
         state = f"[{STYLES[record.state]}]{record.state:<8}[/]"
-        console.print(f"  {name:<10}  {state}  {record.seconds:6.2f} s  [dim]{record.why}[/]")
+        console.print(
+            f"  {name:<10}  {state}  {record.seconds:6.2f} s  [dim]{escape(record.why)}[/]"
+        )
 
     def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
         """Move the bar; without a terminal, print a line."""
@@ -87,25 +89,23 @@ class Display(Listener):
 def print_summary(summary: RunSummary, seconds: float, advice: str) -> None:
     """The closing table."""
     states = [record.state for record in summary.stages.values()]
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    table.add_row("accuracy", f"[bold green]{summary.accuracy:.4f}[/] on the test images")
-    table.add_row("loss", f"{summary.loss:.4f}")
-    table.add_row(
-        "time", f"{seconds:.1f} s, {states.count('cached')} of {len(states)} stages cached"
-    )
-    table.add_row("report", str(summary.report_path))
-    table.add_row("model", str(summary.model_path))
-    table.add_row("run", f"{summary.flow_run_name}: {advice}")
+    rows = {
+        "accuracy": f"[bold green]{summary.accuracy:.4f}[/] on the test images",
+        "loss": f"{summary.loss:.4f}",
+        "time": f"{seconds:.1f} s, {states.count('cached')} of {len(states)} stages cached",
+        "report": escape(str(summary.report_path)),
+        "model": escape(str(summary.model_path)),
+        "run": f"{escape(summary.flow_run_name)}, see {escape(advice)}",
+    }
     console.print()
-    console.print(table)
+    for label, text in rows.items():  # never wrapped: paths are there to be copied
+        console.print(f"[dim]{label:<8}[/]  {text}", soft_wrap=True)
 
 
 def print_error(message: str) -> None:
     """The one clear message of a failed run."""
     console.print("\n[bold red]failed[/] ", end="")
-    console.print(message, markup=False)
+    console.print(message, markup=False, soft_wrap=True)
 
 
 class ConsoleHandler(RichHandler):

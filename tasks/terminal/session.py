@@ -38,10 +38,10 @@ ENVIRONMENT = {
 class Session:
     """A run from a terminal, with its command line and its Prefect server."""
 
-    def __init__(self, command: CommandLine, server: OwnServer | None) -> None:
+    def __init__(self, command: CommandLine, server: OwnServer | None, started: float) -> None:
         self.command = command
         self.server = server
-        self.started = time.perf_counter()
+        self.started = started
 
     @classmethod
     def begin(cls) -> Self:
@@ -49,6 +49,7 @@ class Session:
 
         Exits with status 2 when the command line is wrong; the server then goes with it.
         """
+        started = time.perf_counter()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         arguments = sys.argv[1:]
@@ -62,7 +63,7 @@ class Session:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = command.log_level
         if command.log_level == "DEBUG":
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
-        return cls(command, server)
+        return cls(command, server, started)
 
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
@@ -118,7 +119,7 @@ class Session:
         path = f"runs/flow-run/{summary.flow_run_id}"
         if self.server is None:
             return f"{ui_url()}/{path}"
-        return f"`prefect server start`, then {DEFAULT_UI_URL}/{path}"
+        return f"{DEFAULT_UI_URL}/{path} after `prefect server start`"
 
     def _fail(self, message: str, display: Display, status: int = EXIT_FAILED) -> int:
         from tasks.terminal.display import print_error
