@@ -32,11 +32,11 @@ class RunReport(Record):
             ("Training", _training_sentence(self)),
             ("Dataset", f"{self.dataset.name}, digest `{self.dataset.digest[:16]}`"),
             ("Weights", f"`{self.model.weights_sha256}`"),
-            ("Run", f"{self.run_name} (`{self.run_id}`), {self.finished:%Y-%m-%d %H:%M:%S} UTC"),
+            ("Run", f"{self.run_name}, `{self.run_id}`"),
+            ("Finished", f"{self.finished:%Y-%m-%d %H:%M:%S} UTC"),
         ]
-        return f"# {self.dataset.name}: accuracy {metrics.accuracy_fraction:.4f}\n\n" + _table(
-            ("", ""), facts
-        )
+        title = f"# {self.dataset.name}: accuracy {metrics.accuracy_fraction:.4f}"
+        return f"{title}\n\n{_table(facts[0], facts[1:])}"
 
     def per_class(self) -> list[dict[str, object]]:
         """One row a class, figures rounded for reading."""

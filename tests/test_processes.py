@@ -1,0 +1,473 @@
+"""The program as people and workers start it: whole processes, signals, servers, MNIST.
+
+Each test has a Prefect home and folders of its own; the database is made once and copied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import psutil
+import pytest
+from builders import tiny_arrays
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.backend import keras
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = "flows/mnist_flow.py"
+SERVER_MODULE = "tasks.orchestration.server_process"
+STAGES = ["load", "validate", "preprocess", "train", "evaluate", "publish"]
+HEAVY_LIBRARIES = {
+    *("tensorflow", "keras", "pandas", "xarray", "pandera", "matplotlib", "sklearn"),
+}
+ENDLESS = "10000"  # epochs: half a minute on tiny images, more than any test lets it train
+PATIENCE_SECONDS = 30.0
+SERVER_START_SECONDS = 120.0
+HANG_SECONDS = 300.0
+NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "0"}
+
+Environment = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A completed run: what it was started with, and what it said."""
+
+    environment: Environment
+    options: list[str]
+    output: dict[str, Any]
+
+
+def environment_in(home: Path) -> Environment:
+    """This environment with a Prefect home of its own, free of Prefect's settings and ours."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MNIST_"))}
+    return {**kept, "PREFECT_HOME": str(home), "COLUMNS": "1000"}  # so that no line is wrapped
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The options that keep a run's files in one folder."""
+    return ["--cache-dir", str(folder / "cache"), "--model-dir", str(folder / "models")]
+
+
+def write_dataset(path: Path, *, scaled: bool = False) -> Path:
+    """An .npz of 60 training and 33 test images, with pixels 0 … 255, or 0 and 1 if scaled."""
+    arrays = tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
+    if scaled:
+        arrays |= {name: arrays[name] // 255 for name in ("x_train", "x_test")}
+    np.savez(path, **arrays)
+    return path
+
+
+def run(
+    command: list[str], environment: Environment, *, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository's root, to the exit status that is expected."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert status == done.returncode, f"{done.stdout}\n{done.stderr}"
+    return done
+
+
+def run_program(
+    options: list[str], environment: Environment, *, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, PROGRAM, *options], environment, status=status)
+
+
+def run_prefect(*arguments: str, environment: Environment) -> str:
+    """What Prefect's own command says on standard output."""
+    return run([prefect_command(), *arguments], environment).stdout
+
+
+def prefect_command() -> str:
+    return str(Path(sys.executable).with_name("prefect"))
+
+
+@contextmanager
+def program_in_training(
+    options: list[str], environment: Environment
+) -> Iterator[subprocess.Popen[str]]:
+    """The program from its first epoch on, in a process group of its own as in a terminal."""
+    with subprocess.Popen(
+        [sys.executable, PROGRAM, *options],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        try:
+            assert program.stderr is not None
+            before = []
+            for line in program.stderr:
+                before.append(line)
+                if "epoch" in line:
+                    break
+            assert program.poll() is None, "".join(before)
+            yield program
+        finally:
+            program.kill()
+
+
+def rest_of_stderr(program: subprocess.Popen[str]) -> str:
+    """What the program still writes to standard error, until it ends."""
+    assert program.stderr is not None
+    rest = program.stderr.read()
+    program.wait(HANG_SECONDS)
+    return rest
+
+
+def own_servers(environment: Environment) -> list[int]:
+    """The servers that runs with this Prefect home brought up and that are alive."""
+    alive = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone by now, or someone else's
+            home = process.environ().get("PREFECT_HOME")
+            if SERVER_MODULE in process.cmdline() and home == environment["PREFECT_HOME"]:
+                alive.append(process.pid)
+    return alive
+
+
+def comes_true(holds: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> bool:
+    """Whether something holds at some moment in the next seconds."""
+    deadline = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return held
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[SyncPrefectClient]:
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect home whose database is at its newest revision and empty."""
+    home = tmp_path_factory.mktemp("prepared")
+    environment = {**environment_in(home), **NO_TELEMETRY}
+    run_prefect("server", "database", "upgrade", "-y", environment=environment)
+    return home
+
+
+@pytest.fixture
+def environment(prepared_home: Path, tmp_path: Path) -> Environment:
+    """The environment of this test's processes."""
+    return environment_in(shutil.copytree(prepared_home, tmp_path / "prefect"))
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    """A run of three epochs on tiny images, in this test's folders."""
+    dataset = write_dataset(tmp_path / "stripes.npz")
+    return ["--dataset", str(dataset), "--epochs", "3", *folders_in(tmp_path)]
+
+
+@pytest.fixture(scope="module")
+def completed(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One run of three epochs on tiny images, with --json."""
+    folder = tmp_path_factory.mktemp("completed")
+    dataset = write_dataset(folder / "stripes.npz")
+    options = ["--dataset", str(dataset), "--epochs", "3", "--json", *folders_in(folder)]
+    environment = environment_in(shutil.copytree(prepared_home, folder / "prefect"))
+    return Run(environment, options, json.loads(run_program(options, environment).stdout))
+
+
+@pytest.fixture(scope="module")
+def lasting_server(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server as an operator starts it; yields the URL of its API."""
+    folder = tmp_path_factory.mktemp("lasting")
+    environment = environment_in(shutil.copytree(prepared_home, folder / "prefect")) | NO_TELEMETRY
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}/api"
+    command = [prefect_command(), "server", "start", "--port", port]
+    with (
+        (folder / "server.log").open("w") as log,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as server,
+    ):
+        try:
+            with client_of(url) as client:
+                answers = comes_true(
+                    lambda: client.api_healthcheck() is None, seconds=SERVER_START_SECONDS
+                )
+            assert answers, (folder / "server.log").read_text()
+            yield url
+        finally:
+            server.terminate()
+
+
+class TestFirstRunEver:
+    """A Prefect home with nothing in it, not even a database."""
+
+    @pytest.fixture(scope="class")
+    def said(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+        """What the run wrote to standard output and standard error."""
+        folder = tmp_path_factory.mktemp("first")
+        dataset = write_dataset(folder / "stripes.npz")
+        options = ["--dataset", str(dataset), "--epochs", "3", *folders_in(folder)]
+        done = run_program(options, environment_in(folder / "prefect"))
+        return done.stdout, done.stderr
+
+    def test_standard_output_stays_empty(self, said: tuple[str, str]) -> None:
+        assert said[0] == ""
+
+    @pytest.mark.parametrize(
+        "noise",
+        ["ERROR", "WARNING", "Warning", "Traceback", "locked", "absl", "oneDNN", "elemetry"],
+    )
+    def test_no_noise_is_shown(self, noise: str, said: tuple[str, str]) -> None:
+        assert noise not in said[1]
+
+    def test_every_stage_is_shown_in_order(self, said: tuple[str, str]) -> None:
+        assert STAGES == re.findall(r"^  (\w+) +computed ", said[1], re.MULTILINE)
+
+    def test_closing_table_gives_the_accuracy(self, said: tuple[str, str]) -> None:
+        assert re.search(r"^accuracy  [01]\.\d{4} on the test images", said[1], re.MULTILINE)
+
+    @pytest.mark.parametrize("what", ["report", "model"])
+    def test_closing_table_gives_a_path_that_exists(self, what: str, said: tuple[str, str]) -> None:
+        (path,) = re.findall(rf"^{what} +(\S+)", said[1], re.MULTILINE)
+        assert Path(path).is_file()
+
+
+class TestCompletedRun:
+    """What holds after a run to the end, with --json."""
+
+    def test_json_has_the_result_and_every_stage(self, completed: Run) -> None:
+        expected = {
+            *("dataset", "model", "accuracy", "loss", "stages"),
+            *("model_path", "weights_sha256", "report_path", "flow_run_id", "flow_run_name"),
+        }
+        assert expected == set(completed.output)
+        assert STAGES == list(completed.output["stages"])
+        for stage in completed.output["stages"].values():
+            assert {"state", "seconds", "why"} == set(stage)
+
+    def test_paths_in_the_json_exist(self, completed: Run) -> None:
+        assert Path(completed.output["model_path"]).is_file()
+        assert Path(completed.output["report_path"]).is_file()
+
+    def test_database_has_everything_that_was_sent(self, completed: Run) -> None:
+        database = Path(completed.environment["PREFECT_HOME"]) / "prefect.db"
+        run_id = (completed.output["flow_run_id"],)
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as prefect:
+
+            def column(query: str) -> list[str]:
+                return [row[0] for row in prefect.execute(query, run_id)]
+
+            states = column("SELECT state_name FROM flow_run WHERE id = ?")
+            stages = column(
+                "SELECT name FROM task_run WHERE flow_run_id = ? AND state_name = 'Completed'"
+            )
+            epochs = column(
+                "SELECT message FROM log WHERE flow_run_id = ? AND message LIKE 'epoch %'"
+            )
+            artifacts = column("SELECT key FROM artifact WHERE flow_run_id = ?")
+        assert states == ["Completed"]
+        assert sorted(STAGES) == sorted(stages)
+        assert ["epoch 1/3", "epoch 2/3", "epoch 3/3"] == sorted(line[:9] for line in epochs)
+        assert ["stripes-accuracy", "stripes-per-class"] == sorted(artifacts)
+
+    def test_unchanged_rerun_computes_only_the_record_without_the_heavy_libraries(
+        self, completed: Run
+    ) -> None:
+        command = [sys.executable, "-X", "importtime", PROGRAM, *completed.options]
+        rerun = run(command, completed.environment)
+        states = {name: s["state"] for name, s in json.loads(rerun.stdout)["stages"].items()}
+        assert dict.fromkeys(STAGES, "cached") | {"publish": "computed"} == states
+        modules = re.findall(r"^import time:.*\| +(\S+)$", rerun.stderr, re.MULTILINE)
+        packages = {module.partition(".")[0] for module in modules}
+        assert "prefect" in packages
+        assert set() == packages & HEAVY_LIBRARIES
+
+
+def test_failure_gives_one_message_and_one_json_object(
+    options: list[str], environment: Environment, tmp_path: Path
+) -> None:
+    missing = ["--dataset", str(tmp_path / "nowhere"), *options[2:], "--json"]
+    done = run_program(missing, environment, status=1)
+    answer = json.loads(done.stdout)
+    assert "A dataset is mnist, fashion_mnist, kmnist, a folder" in answer["error"]
+    assert answer["stages"] == {}
+    assert f"failed {answer['error']}" == done.stderr.strip()
+
+
+def test_validation_failure_lists_the_failed_checks(
+    options: list[str], environment: Environment, tmp_path: Path
+) -> None:
+    scaled = write_dataset(tmp_path / "scaled.npz", scaled=True)
+    done = run_program(["--dataset", str(scaled), *options[2:]], environment, status=1)
+    assert "2 of 16 checks failed for scaled" in done.stderr
+    assert "x_train: pixels span more than 0 and 1" in done.stderr
+    assert "x_test: pixels span more than 0 and 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_mistyped_option_is_answered_and_leaves_no_server(
+    options: list[str], environment: Environment
+) -> None:
+    done = run_program([*options, "--epoch", "3"], environment, status=2)
+    assert "did you mean --epochs?" in done.stderr
+    assert comes_true(lambda: own_servers(environment) == [])
+
+
+def test_interrupt_ends_training_with_one_message_and_no_server(
+    options: list[str], environment: Environment
+) -> None:
+    with program_in_training([*options, "--epochs", ENDLESS], environment) as program:
+        assert len(own_servers(environment)) == 1
+        os.killpg(program.pid, signal.SIGINT)  # as Ctrl-C does
+        stderr = rest_of_stderr(program)
+    assert program.returncode == 130, stderr
+    assert stderr.count("Interrupted") == 1
+    assert "Traceback" not in stderr
+    assert comes_true(lambda: own_servers(environment) == [])
+
+
+def test_kill_takes_the_server_along(options: list[str], environment: Environment) -> None:
+    with program_in_training([*options, "--epochs", ENDLESS], environment) as program:
+        assert len(own_servers(environment)) == 1
+        program.kill()
+        program.wait(PATIENCE_SECONDS)
+        assert comes_true(lambda: own_servers(environment) == [])
+
+
+def test_two_runs_at_the_same_time_give_the_same_model(
+    options: list[str], environment: Environment
+) -> None:
+    command = [sys.executable, PROGRAM, *options, "--json"]
+    outputs = []
+    with (
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as first,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as second,
+    ):
+        for program in (first, second):
+            stdout, stderr = program.communicate(timeout=HANG_SECONDS)
+            assert program.returncode == 0, stderr.decode()
+            outputs.append(json.loads(stdout))
+    assert outputs[0]["weights_sha256"] == outputs[1]["weights_sha256"]
+
+
+def test_configured_server_that_does_not_answer_is_named_with_what_to_do(
+    options: list[str], environment: Environment
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # taken, so that nothing can listen there
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        done = run_program(options, {**environment, "PREFECT_API_URL": url}, status=1)
+    assert url in done.stderr
+    assert "`prefect server start`, or unset PREFECT_API_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_configured_server_is_used_and_shown(
+    options: list[str], environment: Environment, lasting_server: str
+) -> None:
+    configured = {**environment, "PREFECT_API_URL": lasting_server}
+    with program_in_training([*options, "--epochs", "500"], configured) as program:
+        assert own_servers(environment) == []
+        stderr = rest_of_stderr(program)
+    assert program.returncode == 0, stderr
+    runs_page = f"{lasting_server.removesuffix('/api')}/runs/flow-run/"
+    (run_id,) = re.findall(rf"{re.escape(runs_page)}([0-9a-f-]{{36}})", stderr)
+    with client_of(lasting_server) as client:
+        assert client.read_flow_run(UUID(run_id)).state_name == "Completed"
+
+
+def test_deployment_runs_from_its_file_through_a_worker(
+    environment: Environment, lasting_server: str, tmp_path: Path
+) -> None:
+    settings = {
+        "dataset": str(write_dataset(tmp_path / "stripes.npz")),
+        "epochs": 1,
+        "cache_dir": str(tmp_path / "cache"),
+        "model_dir": str(tmp_path / "models"),
+    }
+    operator = {**environment, **NO_TELEMETRY, "PREFECT_API_URL": lasting_server}
+    run_prefect("work-pool", "create", "mnist", "--type", "process", environment=operator)
+    run_prefect(
+        *("--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml"),
+        environment=operator,
+    )
+    created = run_prefect(
+        *("deployment", "run", "mnist/smoke", "--param", f"settings={json.dumps(settings)}"),
+        environment=operator,
+    )
+    run_prefect("worker", "start", "--pool", "mnist", "--run-once", environment=operator)
+    (run_id,) = re.findall(r"UUID: (\S+)", created)
+    with client_of(lasting_server) as client:
+        flow_run = client.read_flow_run(UUID(run_id))
+    assert flow_run.state_name == "Completed"
+    assert flow_run.name == "stripes-mlp-1-epochs-seed-0"
+
+
+class TestMnist:
+    """The embedded MNIST with the settings nobody has to give."""
+
+    @pytest.fixture(scope="class")
+    def cache(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("mnist") / "cache"
+
+    @pytest.fixture(scope="class")
+    def output(self, cache: Path, prepared_home: Path) -> dict[str, Any]:
+        """What the run printed with --json."""
+        environment = environment_in(shutil.copytree(prepared_home, cache.parent / "prefect"))
+        options = ["--json", *folders_in(cache.parent)]
+        return dict(json.loads(run_program(options, environment).stdout))
+
+    def test_accuracy_is_that_of_the_reference(self, output: dict[str, Any]) -> None:
+        assert output["accuracy"] >= 0.970
+
+    @pytest.mark.usefixtures("output")
+    def test_preprocessed_arrays_are_those_of_the_plain_recipe(self, cache: Path) -> None:
+        stored = [np.load(path, mmap_mode="r") for path in (cache / "blobs").glob("*.npy")]
+        with np.load(ROOT / "tasks" / "sources" / "mnist.npz") as mnist:
+            expected = {
+                "x_train": mnist["x_train"].reshape(60000, 784).astype("float32") / 255,
+                "y_train": np.eye(10, dtype="float32")[mnist["y_train"]],
+                "x_test": mnist["x_test"].reshape(10000, 784).astype("float32") / 255,
+                "y_test": np.eye(10, dtype="float32")[mnist["y_test"]],
+            }
+        for name, array in expected.items():
+            same = [s for s in stored if s.dtype == np.float32 and np.array_equal(array, s)]
+            assert len(same) == 1, name
+
+    def test_model_has_the_parameters_of_the_reference(self, output: dict[str, Any]) -> None:
+        model = keras.saving.load_model(output["model_path"])
+        assert model.count_params() == 50_890
