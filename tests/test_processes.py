@@ -37,9 +37,8 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = "flows/mnist_flow.py"
 SERVER_MODULE = "tasks.orchestration.server_process"
 STAGES = ["load", "validate", "preprocess", "train", "evaluate", "publish"]
-HEAVY_LIBRARIES = {
-    *("tensorflow", "keras", "pandas", "xarray", "pandera", "matplotlib", "sklearn"),
-}
+HEAVY_LIBRARIES = {"tensorflow", "keras", "pandas", "xarray", "pandera", "matplotlib", "sklearn"}
+NOISE = ["ERROR", "WARNING", "Warning", "Traceback", "locked", "absl", "oneDNN", "elemetry"]
 ENDLESS = "10000"  # epochs: half a minute on tiny images, more than any test lets it train
 PATIENCE_SECONDS = 30.0
 SERVER_START_SECONDS = 120.0
@@ -50,12 +49,19 @@ Environment = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Run:
-    """A completed run: what it was started with, and what it said."""
+class CompletedRun:
+    """A run that several tests look at: where, how, and what it said."""
 
-    environment: Environment
+    folder: Path
     options: list[str]
-    output: dict[str, Any]
+    environment: Environment
+    stdout: str
+    stderr: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The object that --json printed: nothing else may stand there."""
+        return dict(json.loads(self.stdout))
 
 
 def environment_in(home: Path) -> Environment:
@@ -100,6 +106,11 @@ def run_program(
     options: list[str], environment: Environment, *, status: int = 0
 ) -> subprocess.CompletedProcess[str]:
     return run([sys.executable, PROGRAM, *options], environment, status=status)
+
+
+def completed_run(folder: Path, options: list[str], environment: Environment) -> CompletedRun:
+    done = run_program(options, environment)
+    return CompletedRun(folder, options, environment, done.stdout, done.stderr)
 
 
 def run_prefect(*arguments: str, environment: Environment) -> str:
@@ -195,13 +206,30 @@ def options(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def completed(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One run of three epochs on tiny images, with --json."""
-    folder = tmp_path_factory.mktemp("completed")
+def first_run_ever(tmp_path_factory: pytest.TempPathFactory) -> CompletedRun:
+    """A run with a Prefect home that does not exist yet, and so without a database."""
+    folder = tmp_path_factory.mktemp("first")
+    dataset = write_dataset(folder / "stripes.npz")
+    options = ["--dataset", str(dataset), "--epochs", "3", *folders_in(folder)]
+    return completed_run(folder, options, environment_in(folder / "prefect"))
+
+
+@pytest.fixture(scope="module")
+def json_run(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> CompletedRun:
+    """A run of three epochs on tiny images, with --json."""
+    folder = tmp_path_factory.mktemp("json")
     dataset = write_dataset(folder / "stripes.npz")
     options = ["--dataset", str(dataset), "--epochs", "3", "--json", *folders_in(folder)]
-    environment = environment_in(shutil.copytree(prepared_home, folder / "prefect"))
-    return Run(environment, options, json.loads(run_program(options, environment).stdout))
+    home = shutil.copytree(prepared_home, folder / "prefect")
+    return completed_run(folder, options, environment_in(home))
+
+
+@pytest.fixture(scope="module")
+def mnist_run(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> CompletedRun:
+    """The run that nobody has to set anything for: the embedded MNIST, with --json."""
+    folder = tmp_path_factory.mktemp("mnist")
+    home = shutil.copytree(prepared_home, folder / "prefect")
+    return completed_run(folder, ["--json", *folders_in(folder)], environment_in(home))
 
 
 @pytest.fixture(scope="module")
@@ -229,82 +257,69 @@ def lasting_server(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 class TestFirstRunEver:
-    """A Prefect home with nothing in it, not even a database."""
+    """What a newcomer sees."""
 
-    @pytest.fixture(scope="class")
-    def said(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-        """What the run wrote to standard output and standard error."""
-        folder = tmp_path_factory.mktemp("first")
-        dataset = write_dataset(folder / "stripes.npz")
-        options = ["--dataset", str(dataset), "--epochs", "3", *folders_in(folder)]
-        done = run_program(options, environment_in(folder / "prefect"))
-        return done.stdout, done.stderr
+    def test_standard_output_stays_empty(self, first_run_ever: CompletedRun) -> None:
+        assert first_run_ever.stdout == ""
 
-    def test_standard_output_stays_empty(self, said: tuple[str, str]) -> None:
-        assert said[0] == ""
+    def test_no_noise_is_shown(self, first_run_ever: CompletedRun) -> None:
+        assert [] == [noise for noise in NOISE if noise in first_run_ever.stderr]
 
-    @pytest.mark.parametrize(
-        "noise",
-        ["ERROR", "WARNING", "Warning", "Traceback", "locked", "absl", "oneDNN", "elemetry"],
-    )
-    def test_no_noise_is_shown(self, noise: str, said: tuple[str, str]) -> None:
-        assert noise not in said[1]
+    def test_every_stage_is_shown_in_order(self, first_run_ever: CompletedRun) -> None:
+        lines = re.findall(r"^  (\w+) +computed ", first_run_ever.stderr, re.MULTILINE)
+        assert STAGES == lines
 
-    def test_every_stage_is_shown_in_order(self, said: tuple[str, str]) -> None:
-        assert STAGES == re.findall(r"^  (\w+) +computed ", said[1], re.MULTILINE)
-
-    def test_closing_table_gives_the_accuracy(self, said: tuple[str, str]) -> None:
-        assert re.search(r"^accuracy  [01]\.\d{4} on the test images", said[1], re.MULTILINE)
+    def test_closing_table_gives_the_accuracy(self, first_run_ever: CompletedRun) -> None:
+        pattern = r"^accuracy +[01]\.\d{4} on the test images"
+        assert re.search(pattern, first_run_ever.stderr, re.MULTILINE)
 
     @pytest.mark.parametrize("what", ["report", "model"])
-    def test_closing_table_gives_a_path_that_exists(self, what: str, said: tuple[str, str]) -> None:
-        (path,) = re.findall(rf"^{what} +(\S+)", said[1], re.MULTILINE)
+    def test_closing_table_gives_a_path_that_exists(
+        self, what: str, first_run_ever: CompletedRun
+    ) -> None:
+        (path,) = re.findall(rf"^{what} +(\S+)", first_run_ever.stderr, re.MULTILINE)
         assert Path(path).is_file()
 
 
-class TestCompletedRun:
-    """What holds after a run to the end, with --json."""
+class TestJsonRun:
+    """What holds after a run with --json, on standard output and in the database."""
 
-    def test_json_has_the_result_and_every_stage(self, completed: Run) -> None:
+    def test_json_has_the_result_and_every_stage(self, json_run: CompletedRun) -> None:
         expected = {
             *("dataset", "model", "accuracy", "loss", "stages"),
             *("model_path", "weights_sha256", "report_path", "flow_run_id", "flow_run_name"),
         }
-        assert expected == set(completed.output)
-        assert STAGES == list(completed.output["stages"])
-        for stage in completed.output["stages"].values():
+        assert expected == set(json_run.summary)
+        assert STAGES == list(json_run.summary["stages"])
+        for stage in json_run.summary["stages"].values():
             assert {"state", "seconds", "why"} == set(stage)
 
-    def test_paths_in_the_json_exist(self, completed: Run) -> None:
-        assert Path(completed.output["model_path"]).is_file()
-        assert Path(completed.output["report_path"]).is_file()
+    def test_paths_in_the_json_exist(self, json_run: CompletedRun) -> None:
+        assert Path(json_run.summary["model_path"]).is_file()
+        assert Path(json_run.summary["report_path"]).is_file()
 
-    def test_database_has_everything_that_was_sent(self, completed: Run) -> None:
-        database = Path(completed.environment["PREFECT_HOME"]) / "prefect.db"
-        run_id = (completed.output["flow_run_id"],)
+    def test_database_has_everything_that_was_sent(self, json_run: CompletedRun) -> None:
+        database = json_run.folder / "prefect" / "prefect.db"
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as prefect:
 
-            def column(query: str) -> list[str]:
-                return [row[0] for row in prefect.execute(query, run_id)]
+            def rows(query: str) -> list[tuple[str, ...]]:
+                return sorted(prefect.execute(query, [json_run.summary["flow_run_id"]]))
 
-            states = column("SELECT state_name FROM flow_run WHERE id = ?")
-            stages = column(
-                "SELECT name FROM task_run WHERE flow_run_id = ? AND state_name = 'Completed'"
-            )
-            epochs = column(
-                "SELECT message FROM log WHERE flow_run_id = ? AND message LIKE 'epoch %'"
-            )
-            artifacts = column("SELECT key FROM artifact WHERE flow_run_id = ?")
-        assert states == ["Completed"]
-        assert sorted(STAGES) == sorted(stages)
-        assert ["epoch 1/3", "epoch 2/3", "epoch 3/3"] == sorted(line[:9] for line in epochs)
-        assert ["stripes-accuracy", "stripes-per-class"] == sorted(artifacts)
+            flow_runs = rows("SELECT state_name FROM flow_run WHERE id = ?")
+            stages = rows("SELECT name, state_name FROM task_run WHERE flow_run_id = ?")
+            messages = rows("SELECT message FROM log WHERE flow_run_id = ?")
+            artifacts = rows("SELECT key FROM artifact WHERE flow_run_id = ?")
+        assert [("Completed",)] == flow_runs
+        assert [(stage, "Completed") for stage in sorted(STAGES)] == stages
+        epochs = [message[:9] for (message,) in messages if message.startswith("epoch")]
+        assert ["epoch 1/3", "epoch 2/3", "epoch 3/3"] == epochs
+        assert [("stripes-accuracy",), ("stripes-per-class",)] == artifacts
 
     def test_unchanged_rerun_computes_only_the_record_without_the_heavy_libraries(
-        self, completed: Run
+        self, json_run: CompletedRun
     ) -> None:
-        command = [sys.executable, "-X", "importtime", PROGRAM, *completed.options]
-        rerun = run(command, completed.environment)
+        command = [sys.executable, "-X", "importtime", PROGRAM, *json_run.options]
+        rerun = run(command, json_run.environment)
         states = {name: s["state"] for name, s in json.loads(rerun.stdout)["stages"].items()}
         assert dict.fromkeys(STAGES, "cached") | {"publish": "computed"} == states
         modules = re.findall(r"^import time:.*\| +(\S+)$", rerun.stderr, re.MULTILINE)
@@ -438,25 +453,16 @@ def test_deployment_runs_from_its_file_through_a_worker(
 
 
 class TestMnist:
-    """The embedded MNIST with the settings nobody has to give."""
+    """The embedded MNIST with the default settings."""
 
-    @pytest.fixture(scope="class")
-    def cache(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return tmp_path_factory.mktemp("mnist") / "cache"
+    def test_accuracy_is_that_of_the_reference(self, mnist_run: CompletedRun) -> None:
+        assert mnist_run.summary["accuracy"] >= 0.970
 
-    @pytest.fixture(scope="class")
-    def output(self, cache: Path, prepared_home: Path) -> dict[str, Any]:
-        """What the run printed with --json."""
-        environment = environment_in(shutil.copytree(prepared_home, cache.parent / "prefect"))
-        options = ["--json", *folders_in(cache.parent)]
-        return dict(json.loads(run_program(options, environment).stdout))
-
-    def test_accuracy_is_that_of_the_reference(self, output: dict[str, Any]) -> None:
-        assert output["accuracy"] >= 0.970
-
-    @pytest.mark.usefixtures("output")
-    def test_preprocessed_arrays_are_those_of_the_plain_recipe(self, cache: Path) -> None:
-        stored = [np.load(path, mmap_mode="r") for path in (cache / "blobs").glob("*.npy")]
+    def test_preprocessed_arrays_are_those_of_the_plain_recipe(
+        self, mnist_run: CompletedRun
+    ) -> None:
+        blobs = (mnist_run.folder / "cache" / "blobs").glob("*.npy")
+        stored = [np.load(path, mmap_mode="r") for path in blobs]
         with np.load(ROOT / "tasks" / "sources" / "mnist.npz") as mnist:
             expected = {
                 "x_train": mnist["x_train"].reshape(60000, 784).astype("float32") / 255,
@@ -468,6 +474,6 @@ class TestMnist:
             same = [s for s in stored if s.dtype == np.float32 and np.array_equal(array, s)]
             assert len(same) == 1, name
 
-    def test_model_has_the_parameters_of_the_reference(self, output: dict[str, Any]) -> None:
-        model = keras.saving.load_model(output["model_path"])
+    def test_model_has_the_parameters_of_the_reference(self, mnist_run: CompletedRun) -> None:
+        model = keras.saving.load_model(mnist_run.summary["model_path"])
         assert model.count_params() == 50_890

@@ -84,8 +84,12 @@ class OwnServer:
         """Send what is still to be recorded, let the server write it, wait until it is gone."""
         if "prefect" in sys.modules:
             from prefect.events.worker import EventsWorker
+            from prefect.logging.handlers import APILogWorker
 
-            EventsWorker.drain_all(timeout=STOP_TIMEOUT_SECONDS)
+            # What either still held, it would try to send to a server that is gone, and with
+            # its retries it would keep this process from ending for a minute or two.
+            for worker in (APILogWorker, EventsWorker):
+                worker.drain_all(timeout=STOP_TIMEOUT_SECONDS)
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
