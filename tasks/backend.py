@@ -26,7 +26,7 @@ def native_stderr_held_back() -> Iterator[None]:
         try:
             with redirect_stderr(stream):
                 yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             stream.write(held.read().decode(errors="replace"))
             raise

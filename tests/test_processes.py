@@ -379,11 +379,30 @@ def test_kill_takes_the_server_along(options: list[str], environment: Environmen
         assert comes_true(lambda: own_servers(environment) == [])
 
 
-def test_two_runs_at_the_same_time_give_the_same_model(
+def test_interrupt_while_the_program_loads_is_no_traceback(
     options: list[str], environment: Environment
 ) -> None:
+    with subprocess.Popen(
+        [sys.executable, PROGRAM, *options],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        assert comes_true(lambda: len(own_servers(environment)) == 1)
+        os.killpg(program.pid, signal.SIGINT)
+        stderr = rest_of_stderr(program)
+    assert program.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert comes_true(lambda: own_servers(environment) == [])
+
+
+def weights_of_two_runs_at_once(options: list[str], environment: Environment) -> list[str]:
     command = [sys.executable, PROGRAM, *options, "--json"]
-    outputs = []
+    weights = []
     with (
         subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -395,8 +414,23 @@ def test_two_runs_at_the_same_time_give_the_same_model(
         for program in (first, second):
             stdout, stderr = program.communicate(timeout=HANG_SECONDS)
             assert program.returncode == 0, stderr.decode()
-            outputs.append(json.loads(stdout))
-    assert outputs[0]["weights_sha256"] == outputs[1]["weights_sha256"]
+            weights.append(str(json.loads(stdout)["weights_sha256"]))
+    return weights
+
+
+def test_two_runs_at_the_same_time_give_the_same_model(
+    options: list[str], environment: Environment
+) -> None:
+    first, second = weights_of_two_runs_at_once(options, environment)
+    assert first == second
+
+
+def test_two_first_runs_ever_at_the_same_time_both_complete(
+    options: list[str], tmp_path: Path
+) -> None:
+    """Both find no database, and only one may create it."""
+    first, second = weights_of_two_runs_at_once(options, environment_in(tmp_path / "new"))
+    assert first == second
 
 
 def test_configured_server_that_does_not_answer_is_named_with_what_to_do(

@@ -105,7 +105,7 @@ class OwnServer:
         self._process.wait()
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        return lines[-1].strip() if lines else ""
 
 
 def is_configured() -> bool:

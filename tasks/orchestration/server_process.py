@@ -16,8 +16,10 @@ import threading
 gc.disable()  # collections while the server's modules load cost a tenth of its start
 
 import uvicorn  # noqa: E402 - after the line above, which is about imports
+from filelock import BaseFileLock, FileLock  # noqa: E402
 from prefect.server.api.server import create_app  # noqa: E402
 from prefect.server.utilities.messaging.memory import Topic  # noqa: E402
+from prefect.settings import PREFECT_HOME  # noqa: E402
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
 
 gc.freeze()
@@ -36,10 +38,14 @@ def main(listener_fd: int) -> None:
     app = create_app()
     app.add_middleware(RetryWhileLocked)
     config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
-    asyncio.run(_serve(uvicorn.Server(config), socket.socket(fileno=listener_fd)))
+    home = PREFECT_HOME.value()
+    home.mkdir(parents=True, exist_ok=True)
+    # Two servers that start at once must not both create the database.
+    with FileLock(home / "mnist-pipeline-start.lock") as starting:
+        asyncio.run(_serve(uvicorn.Server(config), socket.socket(fileno=listener_fd), starting))
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+async def _serve(server: uvicorn.Server, listener: socket.socket, starting: BaseFileLock) -> None:
     loop, lease_ended = asyncio.get_running_loop(), asyncio.Event()
 
     def watch_lease() -> None:
@@ -51,6 +57,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
         await asyncio.sleep(POLL_SECONDS)
+    starting.release()
     if server.started:
         os.write(sys.stdout.fileno(), b"ready\n")
     lease = asyncio.create_task(lease_ended.wait())

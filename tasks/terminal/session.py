@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from tasks.orchestration.server import (
     OwnServer,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # imported below where needed: the server's start comes first
     from tasks.terminal.display import Display
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+INTERRUPTED = "Interrupted. What the finished stages computed is kept."
 DEFAULT_UI_URL = "http://127.0.0.1:4200"  # where `prefect server start` shows it
 
 # Set before Prefect is imported. What the user has set stays.
@@ -50,6 +52,7 @@ class Session:
         Exits with status 2 when the command line is wrong; the server then goes with it.
         """
         started = time.perf_counter()
+        signal.signal(signal.SIGINT, _quit)  # until `run` takes over: no traceback of an import
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         arguments = sys.argv[1:]
@@ -71,12 +74,12 @@ class Session:
         from tasks.terminal.display import Display
 
         display = Display()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with display:
                 summary = self._run(flow, display)
         except KeyboardInterrupt:
-            message = "Interrupted. What the finished stages computed is kept."
-            return self._fail(message, display, EXIT_INTERRUPTED)
+            return self._fail(INTERRUPTED, display, EXIT_INTERRUPTED)
         except PipelineError as error:
             return self._fail(str(error), display)
         except Exception as error:
@@ -129,3 +132,11 @@ class Session:
             stages = {name: record.model_dump() for name, record in display.stages.items()}
             print(json.dumps({"error": message, "stages": stages}))
         return status
+
+
+def _quit(_signal: int, _frame: object) -> NoReturn:
+    """End at once while the program is still loading."""
+    sys.stderr.write(f"\nfailed {INTERRUPTED}\n")
+    if "--json" in sys.argv:
+        print(json.dumps({"error": INTERRUPTED, "stages": {}}))
+    sys.exit(EXIT_INTERRUPTED)
