@@ -160,8 +160,8 @@ def wait_for_configured_server(
 def without_heartbeats() -> Iterator[None]:
     """Send no heartbeats from the flow runs inside the block.
 
-    They serve runs that a lasting server watches, and the thread that sends them takes up
-    to a second to end.
+    They let a server notice that a run nobody watches has died. A run from a terminal is
+    watched, and the thread that sends them would hold up its end for up to a second.
     """
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 

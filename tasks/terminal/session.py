@@ -101,11 +101,10 @@ class Session:
                 wait_for_configured_server(on_waiting=display.waiting)
             else:
                 stack.callback(self.server.stop)
-                stack.enter_context(without_heartbeats())
                 display.waiting("Prefect's server starts")
                 preload_for(settings)
                 self.server.wait_until_ready()
-            with listening(display):
+            with without_heartbeats(), listening(display):
                 summary = flow(settings)
             remember(settings)
             display.waiting("Prefect's server records the run")
