@@ -9,6 +9,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps
 CHECKED := flows tasks tests
 
+# No telemetry from Prefect's commands; the pipeline itself sees to its own.
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := 0
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-pythons check format bench lock clean
 
@@ -27,7 +31,7 @@ test-all: $(VENV)/.dev ## all tests, with real servers, kills and the full datas
 test-pythons: $(VENV)/.dev ## the fast tests on every supported Python that is installed
 	$(BIN)/python tests/every_python.py
 
-check: $(VENV)/.dev ## format, lint, types, direction of imports, consistency of the lock
+check: $(VENV)/.dev ## format, lint, types, direction of imports, consistency of what is installed
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/mypy

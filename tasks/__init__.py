@@ -2,6 +2,6 @@
 
 import os
 
-# Read by TensorFlow and Keras when they are first imported. What the user has set stays.
+# Read by TensorFlow and Keras when they are first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up chatter from C++
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever ~/.keras/keras.json says
+os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer is written for no other

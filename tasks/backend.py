@@ -40,4 +40,11 @@ with native_stderr_held_back():
 
     tf.config.list_physical_devices("GPU")  # has its say about CUDA now
 
+for handler in tf.get_logger().handlers:  # made during the import, for a stream that is closed
+    handler.setStream(sys.stderr)
+# Whatever ~/.keras/keras.json says: it would change results, and no cache key knows of it.
+keras.config.set_floatx("float32")
+keras.config.set_epsilon(1e-7)
+keras.config.set_image_data_format("channels_last")
+
 __all__ = ["keras", "tf"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from prefect import get_run_logger
 
 from tasks.orchestration.policy import CODE_AND_INPUTS
@@ -22,7 +21,7 @@ def evaluate(model: ModelRef, ready: DatasetRef, store: Store) -> Metrics:
     from tasks.training import predict
 
     network = load_model(store.require(model.file))
-    probabilities = np.concatenate(list(predict(network, store.open_array(ready.x_test))))
+    probabilities = predict(network, store.open_array(ready.x_test))
     labels = store.open_array(ready.y_test).argmax(axis=1)
     metrics = score(probabilities, labels, store.put_array(probabilities))
     get_run_logger().info(

@@ -12,10 +12,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+
+# What runs is what was imported; a file that changed later is not what its digest would say.
+STARTED_NS = time.time_ns()
 
 # What counts as the project's code beside the package that the stage itself is in.
 PROJECT_PACKAGES = ("flows", "tasks")
@@ -50,6 +54,13 @@ def code_of(module: str) -> dict[str, str]:
         reached[name], imported = _read(path, name, path.stat().st_mtime_ns)
         waiting += [*imported, *_parents(name)]
     return dict(sorted(reached.items()))
+
+
+def changed_since_start(module: str) -> list[str]:
+    """The project modules that a module reaches and whose files are newer than this process."""
+    root = _root_of(module)
+    paths = {name: _file_of(root, name) for name in code_of(module)}
+    return [name for name, path in paths.items() if path and path.stat().st_mtime_ns > STARTED_NS]
 
 
 def libraries_of(module: str) -> dict[str, str]:

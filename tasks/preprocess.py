@@ -11,7 +11,7 @@ from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, ValidationReport
 from tasks.store import Store
 
-CHUNK_IMAGES = 4096
+CHUNK_BYTES = 16 << 20  # of float32
 INK = np.float32(255)
 
 
@@ -59,8 +59,9 @@ def one_hot(
 def _store_images(raw: DatasetRef, name: str, store: Store) -> ArrayRef:
     images = store.open_array(getattr(raw, name))
     with store.array_writer(np.float32, (len(images), raw.height * raw.width)) as writer:
-        for start in range(0, len(images), CHUNK_IMAGES):
-            writer.append(scale(images[start : start + CHUNK_IMAGES]))
+        count = max(1, CHUNK_BYTES // (4 * raw.height * raw.width))
+        for start in range(0, len(images), count):
+            writer.append(scale(images[start : start + count]))
     return writer.finish()
 
 

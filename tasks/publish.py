@@ -72,18 +72,20 @@ def _export_model(settings: RunSettings, raw: DatasetRef, model: ModelRef, store
     """Copy the model out of the cache, which may be cleared, to a name that says what it is."""
     folder = settings.model_root
     path = folder / f"{raw.name}-{settings.model}-{model.weights_sha256[:12]}.keras"
-    with errors_named(folder):
+    with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
-    with new_file(folder) as file:
-        copyfile(store.require(model.file), file.temporary)
-        file.publish(path)
+        with new_file(folder) as file:
+            copyfile(store.require(model.file), file.temporary)
+            file.temporary.chmod(0o644)  # to be served by others, unlike the cache
+            file.publish(path)
     return path
 
 
 def _write_report(folder: Path, report: RunReport) -> Path:
-    with errors_named(folder):
+    with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{report.finished:%Y%m%dT%H%M%S}-{report.run_name}.md"
+    moment, run = f"{report.finished:%Y%m%dT%H%M%S}", report.run_id[:8]
+    path = folder / f"{moment}-{report.run_name}-{run}.md"
     write_atomically(path, report.markdown().encode())
     return path
 

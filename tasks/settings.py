@@ -7,6 +7,7 @@ itself: a deployer's environment must not become the form's defaults.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -135,13 +136,13 @@ class RunSettings(BaseModel):
     def cache_root(self) -> Path:
         """The cache folder that this run uses, absolute."""
         chosen = self.cache_dir or platformdirs.user_cache_path(APPLICATION)
-        return chosen.expanduser().absolute()
+        return _absolute(chosen)
 
     @property
     def model_root(self) -> Path:
         """The folder for models and reports that this run uses, absolute."""
         chosen = self.model_dir or platformdirs.user_data_path(APPLICATION) / "models"
-        return chosen.expanduser().absolute()
+        return _absolute(chosen)
 
     @property
     def plan(self) -> TrainingPlan:
@@ -150,3 +151,7 @@ class RunSettings(BaseModel):
         chosen = {name: getattr(self, name) for name in Recipe.model_fields}
         merged = recipe.model_copy(update={k: v for k, v in chosen.items() if v is not None})
         return TrainingPlan(model=self.model, seed=self.seed, **merged.model_dump())
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib's raises for unknown users

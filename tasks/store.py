@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -27,27 +28,34 @@ from tasks.errors import PayloadError, StoreError, StoreFullError
 from tasks.records import ArrayRef, BlobRef, Record
 
 COPY_BYTES = 1 << 20
+PARTIAL = ".partial"
+ABANDONED_SECONDS = 24 * 3600
 
 
 @contextmanager
-def errors_named(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors while writing into the store's own."""
+def errors_named(path: Path, option: str = "--cache-dir") -> Iterator[None]:
+    """Turn the operating system's errors while writing into the store's own.
+
+    Args:
+        path: what is written.
+        option: the setting that chooses another place.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFullError(
-                "The disk must have room for the intermediate arrays.",
+                "The disk must have room for what the run writes.",
                 received=os.strerror(error.errno),
                 where=path,
-                advice="Free some space or choose another place with --cache-dir; "
+                advice=f"Free some space or choose another place with {option}; "
                 "everything stored before is intact.",
             ) from error
         raise StoreError(
-            "The store must be writable.",
+            "The folders for the cache and the models must be writable.",
             received=error.strerror or error,
             where=path,
-            advice="Check the folder's owner and permissions, or choose another with --cache-dir.",
+            advice=f"Check its owner and permissions, or choose another folder with {option}.",
         ) from error
 
 
@@ -56,7 +64,7 @@ class NewFile:
 
     def __init__(self, folder: Path) -> None:
         with errors_named(folder):
-            handle, name = tempfile.mkstemp(dir=folder, suffix=".partial")
+            handle, name = tempfile.mkstemp(dir=folder, suffix=PARTIAL)
         self._file = os.fdopen(handle, "wb")
         self.temporary = Path(name)
 
@@ -153,10 +161,14 @@ class Store(Record):
         return self.root / "blobs"
 
     def prepare(self) -> None:
-        """Create the folders, private to this user. Raises StoreError when that fails."""
+        """Create the folders, private to this user, and sweep up after runs that were killed.
+
+        Raises StoreError when that fails.
+        """
         for folder in (self.root, self.blobs, self.root / "results"):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _remove_abandoned(folder)
 
     def path(self, ref: BlobRef) -> Path:
         """The place of a stored file, whether or not it is there."""
@@ -220,6 +232,14 @@ class Store(Record):
             )
             file.publish(self.path(ref))
         return ref
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove partial files so old that no run can still be writing them."""
+    for partial in folder.glob(f"*{PARTIAL}"):
+        with suppress(FileNotFoundError):  # another run sweeps, too
+            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+                partial.unlink()
 
 
 def sha256_of_file(path: Path) -> str:

@@ -13,7 +13,7 @@ from tasks.ledger import report_epoch
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import DatasetRef, EpochMetrics, ModelRef, TrainingPlan
-from tasks.store import Store
+from tasks.store import Store, errors_named
 
 
 @stage(cache_policy=CODE_AND_INPUTS, tags={"model"})
@@ -51,7 +51,8 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
     )
     with tempfile.TemporaryDirectory(dir=store.root) as folder:
         path = Path(folder) / "model.keras"
-        model.save(path)
+        with errors_named(path):
+            model.save(path)
         return ModelRef(
             file=store.put_file(path, ".keras"),
             weights_sha256=weights_digest(model),

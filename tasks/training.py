@@ -78,11 +78,18 @@ def fit(
     return tuple(history)
 
 
-def predict(model: keras.Model, images: Images, batch_size: int = 1000) -> Iterator[np.ndarray]:
-    """Yield probabilities (batch, class) float32 for every image, the last few included."""
-    forward = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
-    for start in range(0, len(images), batch_size):
-        yield forward(tf.constant(images[start : start + batch_size])).numpy()
+def predict(
+    model: keras.Model, images: Images, batch_size: int = 1000
+) -> Float32[np.ndarray, "image class"]:
+    """Probabilities for every image, the last few included.
+
+    Batches of large images are smaller, so that memory follows BLOCK_BYTES.
+    """
+    batch_size = max(1, min(batch_size, BLOCK_BYTES // images[0].nbytes))
+    starts = range(0, len(images), batch_size)
+    return np.concatenate(
+        [model.predict_on_batch(images[start : start + batch_size]) for start in starts]
+    )
 
 
 def _compile_block(model: keras.Model) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:

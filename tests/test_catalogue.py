@@ -404,6 +404,8 @@ def test_source_that_was_deleted_has_changed(tmp_path: Path) -> None:
         ("/data/Letters_v2.npz", "letters-v2"),
         ("/data/digits.v1", "digits-v1"),
         ("/", "dataset"),
+        ("/data/mnist.npz", "mnist-local"),
+        ("~nobody-here/digits", "digits"),
     ],
 )
 def test_dataset_is_called_after_its_last_part(dataset: str, name: str) -> None:

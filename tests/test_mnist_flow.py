@@ -215,6 +215,21 @@ def test_result_that_names_another_serializer_is_a_miss_and_runs_nothing(
     assert computed == STAGES
 
 
+def test_code_edited_during_the_run_is_neither_served_nor_kept(
+    after_a_run: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_below(tmp_path / "cache" / "results")
+    monkeypatch.setattr("tasks.fingerprint.STARTED_NS", 0)  # every file is newer
+    _, computed = run(after_a_run)
+    assert computed == STAGES
+    assert files_below(tmp_path / "cache" / "results") == before
+
+
+def test_runs_in_the_same_second_have_reports_of_their_own(after_a_run: RunSettings) -> None:
+    paths = {run(after_a_run)[0].report_path for _ in range(3)}
+    assert len([path for path in paths if path.exists()]) == 3
+
+
 def test_failed_runs_leave_no_result_and_no_partial_file(
     settings: RunSettings, digits: Arrays, tmp_path: Path
 ) -> None:

@@ -384,3 +384,17 @@ def test_negative_sizes_are_refused(tmp_path: Path) -> None:
             archive.writestr(f"{name}.npy", npy_header((2, -4, -4)) + bytes(32))
     with pytest.raises(NotNpzError, match="must not be negative"):
         open_npz(path)
+
+
+def test_header_that_claims_gigabytes_is_refused_without_reading_them(tmp_path: Path) -> None:
+    path = tmp_path / "claims.npz"
+    claims = b"\x93NUMPY\x02\x00" + (1 << 28).to_bytes(4, "little")
+    with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as archive:
+        for name in ARRAY_NAMES:
+            archive.writestr(f"{name}.npy", claims + bytes(1 << 26))
+    tracemalloc.start()
+    with pytest.raises(NotNpzError):
+        open_npz(path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4 << 20

@@ -53,11 +53,11 @@ def test_labels_become_what_keras_makes_of_them() -> None:
 
 
 @pytest.mark.usefixtures("outside_a_run")
-@pytest.mark.parametrize("chunk_images", [1, 7, 30, 4096])
+@pytest.mark.parametrize("chunk_bytes", [1, 7 * 4 * 4 * 5, 30 * 4 * 4 * 5, 1 << 20])
 def test_stage_stores_the_whole_dataset_whatever_the_pieces(
-    store: Store, monkeypatch: pytest.MonkeyPatch, chunk_images: int
+    store: Store, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr("tasks.preprocess.CHUNK_IMAGES", chunk_images)
+    monkeypatch.setattr("tasks.preprocess.CHUNK_BYTES", chunk_bytes)
     arrays = tiny_arrays(train=30, test=12, classes=3)
 
     ready = preprocess.fn(store_dataset(arrays, store), store)

@@ -211,7 +211,9 @@ def test_file_in_place_of_a_folder_is_reported(tmp_path: Path, place: str) -> No
     with pytest.raises(StoreError) as caught:
         Store(root=tmp_path / "cache").prepare()
 
-    assert str(caught.value).startswith("The store must be writable. Received: File exists (in ")
+    assert str(caught.value).startswith(
+        "The folders for the cache and the models must be writable. Received: File exists (in "
+    )
     assert str(tmp_path / place) in str(caught.value)
 
 
@@ -267,3 +269,12 @@ def test_full_disk_keeps_the_old_content(tmp_path: Path, request: pytest.Fixture
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_partial_files_of_killed_runs_are_swept_up_after_a_day(store: Store) -> None:
+    old, young = store.blobs / "old.partial", store.blobs / "young.partial"
+    for partial in (old, young):
+        partial.touch()
+    os.utime(old, (0, 0))
+    store.prepare()
+    assert (old.exists(), young.exists()) == (False, True)

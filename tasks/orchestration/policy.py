@@ -7,11 +7,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from pydantic import BaseModel
 
-from tasks.fingerprint import code_of, libraries_of
+from tasks.fingerprint import changed_since_start, code_of, libraries_of
 
 
 @dataclass
@@ -19,7 +20,7 @@ class CodeAndInputs(CachePolicy):
     """A stage's key changes exactly with what can change its result.
 
     Inputs are records, which name content and neither places nor times, or plain JSON
-    values; anything else is refused.
+    values; with anything else, a stage runs and its result is not kept.
     """
 
     def compute_key(
@@ -28,10 +29,17 @@ class CodeAndInputs(CachePolicy):
         inputs: dict[str, Any],
         flow_parameters: dict[str, Any],
         **kwargs: Any,
-    ) -> str:
-        """SHA-256 over the stage's name, code, libraries and inputs."""
+    ) -> str | None:
+        """SHA-256 over the stage's name, code, libraries and inputs.
+
+        None, so that the result is neither taken from the cache nor kept, when code was
+        edited after this process imported it: its digest is not that of the code that runs.
+        """
         del flow_parameters, kwargs
         function = task_ctx.task.fn
+        if edited := changed_since_start(function.__module__):
+            get_run_logger().warning("%s changed during the run: not cached", ", ".join(edited))
+            return None
         ingredients = {
             "stage": function.__name__,
             "code": code_of(function.__module__),

@@ -30,7 +30,13 @@ START_TIMEOUT_SECONDS = (
 )
 STOP_TIMEOUT_SECONDS = 10.0
 ANSWER_TIMEOUT_SECONDS = 20.0
+CHECK_TIMEOUT_SECONDS = 5.0
 READY = b"ready\n"
+# An address, or a profile other than the default one: Prefect knows profiles of its own.
+MENTION_OF_AN_API = re.compile(
+    r"api[_.]?url|\[api\]|PREFECT_PROFILE|^active\s*=\s*[\"'](?!ephemeral[\"'])",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 # What a server for one run does without: the UI, telemetry, block registration, logging.
 SERVER_ENVIRONMENT = {
@@ -104,8 +110,9 @@ class OwnServer:
     def _last_words(self) -> str:
         self._process.wait()
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
+        lines = self._log.read().decode(errors="replace").strip().splitlines() or [""]
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*:", line)]
+        return (errors or lines)[-1].strip()
 
 
 def is_configured() -> bool:
@@ -116,7 +123,9 @@ def is_configured() -> bool:
     """
     if os.environ.get("PREFECT_API_URL"):
         return True
-    if not any(_mentions_api(path) for path in _settings_files()):
+    if not os.environ.get("PREFECT_PROFILE") and not any(
+        _mentions_api(path) for path in _settings_files()
+    ):
         return False
     from prefect.settings import PREFECT_API_URL
 
@@ -135,25 +144,34 @@ def wait_for_configured_server(
     Raises:
         ServerUnavailableError: no answer in that time.
     """
-    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    url = PREFECT_API_URL.value()
+    url = str(PREFECT_API_URL.value())
     deadline = time.monotonic() + timeout_seconds
     pause_seconds = 0.25
-    with get_client(sync_client=True) as client:
-        while problem := client.api_healthcheck():
-            if time.monotonic() + pause_seconds > deadline:
-                raise ServerUnavailableError(
-                    "The configured Prefect server must answer.",
-                    received=f"{type(problem).__name__}: {problem}, for {timeout_seconds:.0f} s",
-                    where=url,
-                    advice="Start it with `prefect server start`, or unset PREFECT_API_URL "
-                    "to let the run bring up its own.",
-                )
-            on_waiting(f"waiting for the Prefect server at {url}")
-            time.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, 4.0)
+    while problem := _health_problem(url):
+        on_waiting(f"waiting for the Prefect server at {url}")
+        if time.monotonic() + pause_seconds > deadline:
+            raise ServerUnavailableError(
+                "The configured Prefect server must answer.",
+                received=f"{problem}, for {timeout_seconds:.0f} s",
+                where=url,
+                advice="Start it with `prefect server start`, or unset PREFECT_API_URL "
+                "to let the run bring up its own.",
+            )
+        time.sleep(pause_seconds)
+        pause_seconds = min(2 * pause_seconds, 4.0)
+
+
+def _health_problem(url: str) -> str:
+    """Why the server does not answer; empty when it does. Without the retries of its client."""
+    import httpx
+
+    try:
+        httpx.get(f"{url}/health", timeout=CHECK_TIMEOUT_SECONDS)
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 @contextmanager
@@ -187,9 +205,11 @@ def _mentions_api(path: Path) -> bool:
         text = path.read_text()
     except OSError:
         return False
+    except UnicodeDecodeError:
+        return True  # Prefect will say what is wrong with it
     if path.name == "pyproject.toml":
         try:
             return "prefect" in tomllib.loads(text).get("tool", {})
         except tomllib.TOMLDecodeError:
             return True  # Prefect will say what is wrong with it
-    return re.search(r"api[_.]?url|\[api\]|PREFECT_PROFILE", text, re.IGNORECASE) is not None
+    return MENTION_OF_AN_API.search(text) is not None

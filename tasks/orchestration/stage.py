@@ -42,15 +42,12 @@ class Stage(Task[P, R]):
         return "computed", "refresh" if PREFECT_TASKS_REFRESH_CACHE.value() else "no cached result"
 
 
-def stage(
-    *, cache_policy: CachePolicy, tags: set[str], retries: int = 0
-) -> Callable[[Callable[P, R]], Stage[P, R]]:
+def stage(*, cache_policy: CachePolicy, tags: set[str]) -> Callable[[Callable[P, R]], Stage[P, R]]:
     """Declare a function a stage of the pipeline.
 
     Args:
         cache_policy: CODE_AND_INPUTS, or NO_CACHE for what must leave its mark on every run.
         tags: shown on the task run in the Prefect UI.
-        retries: how often to try again; 0 where a second try cannot help.
     """
 
     def declare(function: Callable[P, R]) -> Stage[P, R]:
@@ -61,7 +58,6 @@ def stage(
             task_run_name=name,
             tags=tags,
             cache_policy=cache_policy,
-            retries=retries,
         )
 
     return declare

@@ -8,7 +8,9 @@ a file                    .npz with x_train, y_train, x_test, y_test
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,11 +91,12 @@ def find_dataset(dataset: str, downloads: Path) -> DatasetSource:
         return _embedded_mnist()
     if dataset in DOWNLOADS:
         return _idx_folder(_download(dataset, downloads / dataset), name)
-    path = Path(dataset).expanduser()
-    if path.is_dir():
-        return _idx_folder(path, name)
-    if path.is_file():
-        return _source(name, "npz", [path])
+    path = _expanded(dataset)
+    with suppress(OSError):  # a name that is too long for a file system is no file
+        if path.is_dir():
+            return _idx_folder(path, name)
+        if path.is_file():
+            return _source(name, "npz", [path])
     raise UnknownDatasetError(
         f"A dataset is {', '.join(NAMES)}, a folder of four IDX files, or an .npz file.",
         received=repr(dataset),
@@ -137,7 +140,13 @@ def dataset_name(dataset: str) -> str:
     """What a dataset is called in artifacts and run names: `fashion-mnist`, `my-letters`."""
     if dataset in NAMES:
         return artifact_name(dataset)
-    return artifact_name(Path(dataset).expanduser().resolve().name.removesuffix(".npz"))
+    name = artifact_name(_expanded(dataset).absolute().name.removesuffix(".npz"))
+    # Not among the records of a dataset that everybody has.
+    return f"{name}-local" if name in map(artifact_name, NAMES) else name
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for unknown users
 
 
 def artifact_name(text: str) -> str:

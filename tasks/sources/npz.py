@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ AGAIN = "Download or copy the file again."
 SAVE_AGAIN = "Save it again with numpy.savez or numpy.savez_compressed."
 PLAIN_OR_DEFLATED = "The arrays of an .npz dataset must be plain or deflated."
 NUMERIC_KINDS = "uif"
+MAX_HEADER_BYTES = 12 + 10_000  # NumPy's own limit on a header, and what stands before it
+HEADER_ERRORS = (
+    *(ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError),
+    *(MemoryError, RecursionError),  # how the parser refuses deep nesting
+)
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -90,17 +96,19 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
 
     def rows() -> Iterator[np.ndarray]:
         with _opened(path) as reopened, reopened.open(info.filename) as member:
-            _read_header(member, where)
+            member.read(header_bytes)
             yield from read_rows(member.read, dtype, shape, where)
 
     return ArrayStream(where, dtype, shape, rows)
 
 
 def _read_header(member: Readable, where: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    # From a bounded piece: NumPy reads as many bytes as the header claims to have, up to 4 GiB.
+    header = BytesIO(member.read(MAX_HEADER_BYTES))
     try:
-        version = np.lib.format.read_magic(member)
-        shape, fortran_order, dtype = HEADER_READERS[version](member)
-    except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError) as error:
+        version = np.lib.format.read_magic(header)
+        shape, fortran_order, dtype = HEADER_READERS[version](header)
+    except HEADER_ERRORS as error:
         raise NotNpzError(
             "Each member must be an .npy file of format 1.0 or 2.0.",
             received=error,
@@ -118,7 +126,7 @@ def _read_header(member: Readable, where: str) -> tuple[np.dtype[Any], tuple[int
             where=where,
             advice="Save numpy.ascontiguousarray(array) of a whole or real dtype.",
         )
-    return dtype, shape, member.tell()
+    return dtype, shape, header.tell()
 
 
 @contextmanager

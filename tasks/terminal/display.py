@@ -21,7 +21,13 @@ from tasks.ledger import Listener
 from tasks.records import EpochMetrics, RunSummary, StageRecord
 
 STYLES = {"cached": "bright_blue", "computed": "green", "failed": "red"}
-ENGINE_MODULES = ("flow_engine", "task_engine")
+# What Prefect's engine logs when a run fails, and the program says itself.
+SAID_ELSEWHERE = (
+    "Finished in state",
+    "Encountered exception during execution",
+    "Task run failed",
+    "Crash detected",
+)
 
 console = Console(stderr=True, highlight=False)
 
@@ -40,6 +46,7 @@ class Display(Listener):
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._said = ""
         self.stages: dict[str, StageRecord] = {}
 
     def __enter__(self) -> Self:
@@ -50,8 +57,11 @@ class Display(Listener):
         self._progress.stop()
 
     def waiting(self, text: str) -> None:
-        """Show that something is under way before the first stage."""
+        """Show that something is under way; without a terminal, say it once if it is a wait."""
         self._clear()
+        if not console.is_terminal and text.startswith("waiting") and text != self._said:
+            console.print(f"  {text}", soft_wrap=True)
+            self._said = text
         self._task = self._progress.add_task(text, total=None)
 
     def stage_started(self, name: str) -> None:
@@ -108,10 +118,15 @@ def print_error(message: str) -> None:
     console.print(message, markup=False, soft_wrap=True)
 
 
+def print_traceback() -> None:
+    """The error that is being handled, with all there is to know."""
+    console.print_exception()
+
+
 class ConsoleHandler(RichHandler):
     """Log records beside the progress bar, in place of Prefect's own console handler.
 
-    What Prefect's engine logs as an error is dropped unless everything is shown: the
+    What Prefect's engine logs when a run fails is dropped unless everything is shown: the
     program prints the error itself, once and without a traceback.
     """
 
@@ -127,6 +142,6 @@ class ConsoleHandler(RichHandler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a record."""
-        engine_error = record.levelno >= logging.ERROR and record.module in ENGINE_MODULES
-        hidden = engine_error and self.level > logging.DEBUG
+        repeated = record.levelno >= logging.ERROR and str(record.msg).startswith(SAID_ELSEWHERE)
+        hidden = repeated and self.level > logging.DEBUG
         return not hidden and bool(super().filter(record))

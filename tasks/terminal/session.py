@@ -63,6 +63,9 @@ class Session:
         command = parse(arguments)
         if server is not None:
             os.environ["PREFECT_API_URL"] = server.url
+            for variable in ("NO_PROXY", "no_proxy"):  # our own server is on this machine
+                others = os.environ.get(variable)
+                os.environ[variable] = f"{others},127.0.0.1" if others else "127.0.0.1"
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = command.log_level
         if command.log_level == "DEBUG":
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
@@ -71,7 +74,7 @@ class Session:
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
         from tasks.errors import PipelineError
-        from tasks.terminal.display import Display
+        from tasks.terminal.display import Display, print_traceback
 
         display = Display()
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,9 +85,9 @@ class Session:
             return self._fail(INTERRUPTED, display, EXIT_INTERRUPTED)
         except PipelineError as error:
             return self._fail(str(error), display)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one clear message, whatever it is
             if self.command.log_level == "DEBUG":
-                raise
+                print_traceback()
             message = f"Unexpected {type(error).__name__}: {error}"
             hint = "Run again with --log-level DEBUG for the traceback."
             return self._fail(f"{message}\n{hint}", display)
@@ -104,9 +107,12 @@ class Session:
                 display.waiting("Prefect's server starts")
                 preload_for(settings)
                 self.server.wait_until_ready()
-            with without_heartbeats(), listening(display):
-                summary = flow(settings)
-            remember(settings)
+            try:
+                with without_heartbeats(), listening(display):
+                    summary = flow(settings)
+            finally:
+                if "evaluate" in display.stages and display.stages["evaluate"].state != "failed":
+                    remember(settings)
             display.waiting("Prefect's server records the run")
             return summary
 
