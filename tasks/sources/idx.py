@@ -25,14 +25,19 @@ from tasks.errors import (
     CorruptCompressionError,
     NotIdxError,
     ShapeError,
-    TrailingBytesError,
-    TruncatedFileError,
 )
-from tasks.sources.stream import DEFLATE_MAX_RATIO, ArrayStream, Readable, read_rows
+from tasks.sources.stream import (
+    AGAIN,
+    DEFLATE_MAX_RATIO,
+    ArrayStream,
+    Readable,
+    read_rows,
+    trailing,
+    truncated,
+)
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08
-AGAIN = "Download or copy the file again."
 
 
 def open_idx(path: Path, dimensions: int) -> ArrayStream:
@@ -62,7 +67,7 @@ def open_idx(path: Path, dimensions: int) -> ArrayStream:
             file.read(header_bytes)
             yield from read_rows(file.read, np.dtype(np.uint8), shape, path.name)
             if file.read(1):
-                raise _trailing(f"more than the {declared_bytes} bytes declared", path)
+                raise trailing(f"more than the {declared_bytes} bytes declared", path.name)
 
     return ArrayStream(path.name, np.dtype(np.uint8), shape, rows)
 
@@ -75,7 +80,7 @@ def _opened(path: Path) -> Iterator[Readable]:
         try:
             yield gzip.GzipFile(fileobj=raw) if zipped else raw
         except EOFError as error:
-            raise _truncated("a gzip stream that ends early", path) from error
+            raise truncated("a gzip stream that ends early", path.name) from error
         except (gzip.BadGzipFile, zlib.error) as error:
             raise CorruptCompressionError(
                 "A gzip file must inflate without error.",
@@ -95,7 +100,7 @@ def _shape_from_header(header: bytes, dimensions: int, path: Path) -> tuple[int,
             advice="Check that the file is what its name says.",
         )
     if len(header) < 4 + 4 * dimensions:
-        raise _truncated(f"{len(header)} bytes, less than the header", path)
+        raise truncated(f"{len(header)} bytes, less than the header", path.name)
     shape: tuple[int, ...] = struct.unpack(f">{dimensions}I", header[4:])
     if 0 in shape:
         raise ShapeError(
@@ -108,28 +113,11 @@ def _check_size(path: Path, zipped: bool, declared_bytes: int) -> None:
     size_bytes = path.stat().st_size
     if zipped:
         if declared_bytes > size_bytes * DEFLATE_MAX_RATIO:
-            raise _truncated(
-                f"{size_bytes} bytes of gzip, which cannot hold the {declared_bytes} declared", path
+            raise truncated(
+                f"{size_bytes} bytes of gzip, which cannot hold the {declared_bytes} declared",
+                path.name,
             )
     elif size_bytes < declared_bytes:
-        raise _truncated(f"{size_bytes} bytes, not {declared_bytes}", path)
+        raise truncated(f"{size_bytes} bytes, not {declared_bytes}", path.name)
     elif size_bytes > declared_bytes:
-        raise _trailing(f"{size_bytes} bytes, not {declared_bytes}", path)
-
-
-def _truncated(received: str, path: Path) -> TruncatedFileError:
-    return TruncatedFileError(
-        "A file must hold as many bytes as its header declares.",
-        received=received,
-        where=path.name,
-        advice=AGAIN,
-    )
-
-
-def _trailing(received: str, path: Path) -> TrailingBytesError:
-    return TrailingBytesError(
-        "Nothing may follow the bytes that the header declares.",
-        received=received,
-        where=path.name,
-        advice=AGAIN,
-    )
+        raise trailing(f"{size_bytes} bytes, not {declared_bytes}", path.name)

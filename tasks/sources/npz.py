@@ -22,14 +22,19 @@ from tasks.errors import (
     CorruptCompressionError,
     MissingArrayError,
     NotNpzError,
-    TrailingBytesError,
-    TruncatedFileError,
     UnsupportedArrayError,
 )
 from tasks.records import ARRAY_NAMES
-from tasks.sources.stream import DEFLATE_MAX_RATIO, ArrayStream, Readable, read_rows
+from tasks.sources.stream import (
+    AGAIN,
+    DEFLATE_MAX_RATIO,
+    ArrayStream,
+    Readable,
+    read_rows,
+    trailing,
+    truncated,
+)
 
-AGAIN = "Download or copy the file again."
 SAVE_AGAIN = "Save it again with numpy.savez or numpy.savez_compressed."
 PLAIN_OR_DEFLATED = "The arrays of an .npz dataset must be plain or deflated."
 NUMERIC_KINDS = "uif"
@@ -80,19 +85,11 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         dtype, shape, header_bytes = _read_header(member, where)
     values_bytes, declared_bytes = info.file_size - header_bytes, math.prod(shape) * dtype.itemsize
     if values_bytes < declared_bytes or info.file_size > info.compress_size * DEFLATE_MAX_RATIO:
-        raise TruncatedFileError(
-            "An array must have as many bytes as its header declares.",
-            received=f"{values_bytes} bytes, {info.compress_size} compressed; not {declared_bytes}",
-            where=where,
-            advice=AGAIN,
+        raise truncated(
+            f"{values_bytes} bytes, {info.compress_size} compressed; not {declared_bytes}", where
         )
     if values_bytes > declared_bytes:
-        raise TrailingBytesError(
-            "Nothing may follow the bytes that the header declares.",
-            received=f"{values_bytes} bytes, not {declared_bytes}",
-            where=where,
-            advice=AGAIN,
-        )
+        raise trailing(f"{values_bytes} bytes, not {declared_bytes}", where)
 
     def rows() -> Iterator[np.ndarray]:
         with _opened(path) as reopened, reopened.open(info.filename) as member:

@@ -9,12 +9,33 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tasks.errors import TruncatedFileError
+from tasks.errors import TrailingBytesError, TruncatedFileError
 
 CHUNK_BYTES = 4 << 20
+AGAIN = "Download or copy the file again."  # the advice for a damaged file
 # Deflate cannot shrink data further than this, so a larger claim in a header is a lie
 # that can be refused before a single byte is inflated.
 DEFLATE_MAX_RATIO = 1032
+
+
+def truncated(received: str, where: str) -> TruncatedFileError:
+    """The error of a file that ends before its header says so."""
+    return TruncatedFileError(
+        "A file must hold as many bytes as its header declares.",
+        received=received,
+        where=where,
+        advice=AGAIN,
+    )
+
+
+def trailing(received: str, where: str) -> TrailingBytesError:
+    """The error of a file that goes on after its header says so."""
+    return TrailingBytesError(
+        "Nothing may follow the bytes that the header declares.",
+        received=received,
+        where=where,
+        advice=AGAIN,
+    )
 
 
 @runtime_checkable
@@ -54,11 +75,6 @@ def read_rows(
         count = min(rows_a_chunk, shape[0] - start)
         buffer = read(count * row_bytes)
         if len(buffer) != count * row_bytes:
-            raise TruncatedFileError(
-                "A file must hold as many bytes as its header declares.",
-                received=f"{start * row_bytes + len(buffer)} bytes of values, "
-                f"not {shape[0] * row_bytes}",
-                where=where,
-                advice="Download or copy the file again.",
-            )
+            found = start * row_bytes + len(buffer)
+            raise truncated(f"{found} bytes of values, not {shape[0] * row_bytes}", where)
         yield np.frombuffer(buffer, dtype).reshape(count, *shape[1:])
