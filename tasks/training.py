@@ -107,12 +107,22 @@ def _compile_block(model: keras.Model) -> Callable[..., tuple[tf.Tensor, tf.Tens
         hits = tf.equal(tf.argmax(probabilities, axis=1), tf.argmax(labels, axis=1))
         return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
 
-    @tf.function(jit_compile=not convolutional)  # type: ignore[untyped-decorator]
+    # The loop is written out: AutoGraph would have to find and rewrite the source to see it.
+    @tf.function(jit_compile=not convolutional, autograph=False)  # type: ignore[untyped-decorator]
     def train_block(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        loss_sum, correct = tf.constant(0.0), tf.constant(0.0)
-        for batch in tf.range(tf.shape(images)[0]):
+        def next_batch(
+            batch: tf.Tensor, loss_sum: tf.Tensor, correct: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             batch_loss, batch_correct = step(images[batch], labels[batch])
-            loss_sum, correct = loss_sum + batch_loss, correct + batch_correct
+            return batch + 1, loss_sum + batch_loss, correct + batch_correct
+
+        batches = tf.shape(images)[0]
+        _, loss_sum, correct = tf.while_loop(
+            lambda batch, *_: batch < batches,
+            next_batch,
+            (tf.constant(0), tf.constant(0.0), tf.constant(0.0)),
+            parallel_iterations=1,  # each step needs the weights of the one before
+        )
         return loss_sum, correct
 
     return train_block
