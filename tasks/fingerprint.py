@@ -40,9 +40,32 @@ def code_of(module: str) -> dict[str, str]:
 
     A project module is one of PROJECT_PACKAGES or of the module's own top-level package.
     """
+    return {name: digest for name, (_, digest, _) in _reached(module).items()}
+
+
+def changed_since_start(module: str) -> list[str]:
+    """The project modules that a module reaches and whose files are newer than this process."""
+    reached = _reached(module).items()
+    return [name for name, (modified_ns, *_) in reached if modified_ns > STARTED_NS]
+
+
+def libraries_of(module: str) -> dict[str, str]:
+    """The installed version of each computing library that a module reaches."""
+    imported = {
+        target.partition(".")[0] for *_, targets in _reached(module).values() for target in targets
+    }
+    return {
+        distribution: _version(distribution)
+        for package, distribution in sorted(COMPUTING_LIBRARIES.items())
+        if package in imported
+    }
+
+
+def _reached(module: str) -> dict[str, tuple[int, str, tuple[str, ...]]]:
+    """Each project module that a module reaches: modification time, digest, what it imports."""
     root = _root_of(module)
     packages = {*PROJECT_PACKAGES, module.partition(".")[0]}
-    reached: dict[str, str] = {}
+    reached: dict[str, tuple[int, str, tuple[str, ...]]] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
@@ -51,33 +74,10 @@ def code_of(module: str) -> dict[str, str]:
         path = _file_of(root, name)
         if path is None:
             continue
-        reached[name], imported = _read(path, name, path.stat().st_mtime_ns)
-        waiting += [*imported, *_parents(name)]
+        modified_ns = path.stat().st_mtime_ns
+        reached[name] = (modified_ns, *_read(path, name, modified_ns))
+        waiting += [*reached[name][2], *_parents(name)]
     return dict(sorted(reached.items()))
-
-
-def changed_since_start(module: str) -> list[str]:
-    """The project modules that a module reaches and whose files are newer than this process."""
-    root = _root_of(module)
-    paths = {name: _file_of(root, name) for name in code_of(module)}
-    return [name for name, path in paths.items() if path and path.stat().st_mtime_ns > STARTED_NS]
-
-
-def libraries_of(module: str) -> dict[str, str]:
-    """The installed version of each computing library that a module reaches."""
-    root = _root_of(module)
-    imported: set[str] = set()
-    for name in code_of(module):
-        path = _file_of(root, name)
-        assert path is not None  # code_of has just read it
-        imported |= {
-            target.partition(".")[0] for target in _read(path, name, path.stat().st_mtime_ns)[1]
-        }
-    return {
-        distribution: _version(distribution)
-        for package, distribution in sorted(COMPUTING_LIBRARIES.items())
-        if package in imported
-    }
 
 
 @lru_cache(maxsize=1024)

@@ -122,12 +122,9 @@ def prefect_command() -> str:
     return str(Path(sys.executable).with_name("prefect"))
 
 
-@contextmanager
-def program_in_training(
-    options: list[str], environment: Environment
-) -> Iterator[subprocess.Popen[str]]:
-    """The program from its first epoch on, in a process group of its own as in a terminal."""
-    with subprocess.Popen(
+def start_program(options: list[str], environment: Environment) -> subprocess.Popen[str]:
+    """The program, in a process group of its own as in a terminal."""
+    return subprocess.Popen(
         [sys.executable, PROGRAM, *options],
         cwd=ROOT,
         env=environment,
@@ -136,7 +133,15 @@ def program_in_training(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as program:
+    )
+
+
+@contextmanager
+def program_in_training(
+    options: list[str], environment: Environment
+) -> Iterator[subprocess.Popen[str]]:
+    """The program from its first epoch on."""
+    with start_program(options, environment) as program:
         try:
             assert program.stderr is not None
             before = []
@@ -382,16 +387,7 @@ def test_kill_takes_the_server_along(options: list[str], environment: Environmen
 def test_interrupt_while_the_program_loads_is_no_traceback(
     options: list[str], environment: Environment
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, PROGRAM, *options],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as program:
+    with start_program(options, environment) as program:
         assert comes_true(lambda: len(own_servers(environment)) == 1)
         os.killpg(program.pid, signal.SIGINT)
         stderr = rest_of_stderr(program)

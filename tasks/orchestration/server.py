@@ -25,9 +25,7 @@ from pathlib import Path
 
 from tasks.errors import ServerStartError, ServerUnavailableError
 
-START_TIMEOUT_SECONDS = (
-    90.0  # a first run ever creates the database: 6 to 10 s, on a slow disk more
-)
+START_TIMEOUT_SECONDS = 90.0  # the first run ever creates the database: 6 to 10 s, or more
 STOP_TIMEOUT_SECONDS = 10.0
 ANSWER_TIMEOUT_SECONDS = 20.0
 CHECK_TIMEOUT_SECONDS = 5.0
