@@ -40,8 +40,8 @@ with native_stderr_held_back():
 
     tf.config.list_physical_devices("GPU")  # has its say about CUDA now
 
-for handler in tf.get_logger().handlers:  # made during the import, for a stream that is closed
-    handler.setStream(sys.stderr)
+for handler in list(tf.get_logger().handlers):  # made for a stream that is closed by now
+    tf.get_logger().removeHandler(handler)  # logging's own last resort writes to standard error
 # Whatever ~/.keras/keras.json says: it would change results, and no cache key knows of it.
 keras.config.set_floatx("float32")
 keras.config.set_epsilon(1e-7)

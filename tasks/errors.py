@@ -9,6 +9,7 @@ Every error says the rule that was broken, what was received, where, and what to
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class PipelineError(Exception):
@@ -119,7 +120,20 @@ class StoreError(PipelineError):
 
 
 class PayloadError(StoreError):
-    """A stored file is missing or is not what its record says."""
+    """A stored file is missing or is not what its record says.
+
+    Args:
+        ref: the record of the file, a BlobRef.
+        rule, details: as of every PipelineError.
+    """
+
+    def __init__(self, ref: Any, rule: str, **details: Any) -> None:
+        super().__init__(rule, **details)
+        self.ref = ref
+
+
+class EntryError(StoreError):
+    """A cached result is torn, or not one of this project's."""
 
 
 class StoreFullError(StoreError):

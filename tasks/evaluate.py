@@ -11,7 +11,7 @@ from tasks.scores import score
 from tasks.store import Store
 
 
-@stage(cache_policy=CODE_AND_INPUTS, tags={"model"})
+@stage(cache_policy=CODE_AND_INPUTS)
 def evaluate(model: ModelRef, ready: DatasetRef, store: Store) -> Metrics:
     """Score a model on every test image: loss, accuracy, confusion, figures per class.
 
@@ -20,7 +20,7 @@ def evaluate(model: ModelRef, ready: DatasetRef, store: Store) -> Metrics:
     from tasks.network import load_model
     from tasks.training import predict
 
-    network = load_model(store.require(model.file))
+    network = load_model(store.require(model.keras_file))
     probabilities = predict(network, store.open_array(ready.x_test))
     labels = store.open_array(ready.y_test).argmax(axis=1)
     metrics = score(probabilities, labels, store.put_array(probabilities))

@@ -1,7 +1,7 @@
 """What each stage of the current run did, and who wants to hear of it.
 
     load        cached     0.0 s  unchanged
-    preprocess  computed   0.5 s  no cached result
+    preprocess  computed   0.5 s  code: tasks/preprocess.py
 
 Stages report here; the terminal listens, and the report and the summary read it. Outside
 a run, reporting does nothing.
@@ -10,9 +10,11 @@ a run, reporting does nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import dataclass
+from typing import Any
 
 from tasks.records import EpochMetrics, StageRecord
 
@@ -26,8 +28,22 @@ class Listener:
     def stage_finished(self, name: str, record: StageRecord) -> None:
         """A stage has ended, whether well or not."""
 
+    def waiting(self, text: str) -> None:
+        """The current stage cannot go on yet."""
+
     def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
         """Epoch number `epoch`, counted from 1, of `epochs` has been trained."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A stage that has completed in this run: what was called, and what came of it."""
+
+    name: str
+    stage: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    named_arguments: dict[str, Any]
+    result: Any
 
 
 class Ledger:
@@ -35,7 +51,33 @@ class Ledger:
 
     def __init__(self) -> None:
         self.stages: dict[str, StageRecord] = {}
+        self.calls: list[Call] = []
         self._started: dict[str, float] = {}
+        self._outdated: list[tuple[Any, Any]] = []
+        self._context: Context | None = None
+
+    def repeat(self, call: Call) -> Any:
+        """Call a stage again, as the flow would; its new result stands for the old one.
+
+        Where that is another result, the stages that were given the old one are repeated, too.
+        """
+        assert self._context is not None, "a stage completes inside a run"
+        self.calls.remove(call)
+        again = self._context.copy()  # the flow's: without the stage that asks for it
+        result = again.run(call.stage, *call.arguments, **call.named_arguments)
+        self._outdated.append((call.result, result))
+        if result.content() != call.result.content():
+            for other in list(self.calls):
+                given = (*other.arguments, *other.named_arguments.values())
+                if other in self.calls and call.result in given:
+                    self.repeat(other)
+        return result
+
+    def current(self, value: Any) -> Any:
+        """A result as it stands now: the one that replaced it, if one did."""
+        for old, new in self._outdated:
+            value = new if value == old else value
+        return value
 
     def start(self, name: str) -> None:
         """Note that a stage begins."""
@@ -67,9 +109,11 @@ def listening(listener: Listener) -> Iterator[None]:
 @contextmanager
 def new_ledger() -> Iterator[Ledger]:
     """Open the account of a run."""
-    token = _ledger.set(Ledger())
+    ledger = Ledger()
+    token = _ledger.set(ledger)
+    ledger._context = copy_context()  # noqa: SLF001 - with this ledger in it
     try:
-        yield current_ledger()
+        yield ledger
     finally:
         _ledger.reset(token)
 
@@ -82,3 +126,8 @@ def current_ledger() -> Ledger:
 def report_epoch(epoch: int, epochs: int, metrics: EpochMetrics) -> None:
     """Tell whoever listens that an epoch has been trained."""
     _listener.get().epoch_finished(epoch, epochs, metrics)
+
+
+def report_waiting(text: str) -> None:
+    """Tell whoever listens that the current stage has to wait."""
+    _listener.get().waiting(text)

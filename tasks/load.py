@@ -16,7 +16,7 @@ from tasks.store import Store
 MAX_LABEL = 255  # of a uint8
 
 
-@stage(cache_policy=CODE_AND_INPUTS, tags={"data"})
+@stage(cache_policy=CODE_AND_INPUTS)
 def load(source: DatasetSource, store: Store) -> DatasetRef:
     """Read a dataset into the store: images (image, row, column), labels (image,) uint8.
 

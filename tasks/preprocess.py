@@ -15,7 +15,7 @@ CHUNK_BYTES = 16 << 20  # of float32
 INK = np.float32(255)
 
 
-@stage(cache_policy=CODE_AND_INPUTS, tags={"data"})
+@stage(cache_policy=CODE_AND_INPUTS)
 def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     """Scale pixels to [0, 1] and one-hot the labels.
 

@@ -20,7 +20,7 @@ from tasks.settings import RunSettings
 from tasks.store import Store, errors_named, new_file, write_atomically
 
 
-@stage(cache_policy=NO_CACHE, tags={"record"})
+@stage(cache_policy=NO_CACHE)
 def publish(
     settings: RunSettings,
     raw: DatasetRef,
@@ -75,7 +75,7 @@ def _export_model(settings: RunSettings, raw: DatasetRef, model: ModelRef, store
     with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder) as file:
-            copyfile(store.require(model.file), file.temporary)
+            copyfile(store.require(model.keras_file), file.temporary)
             file.temporary.chmod(0o644)  # to be served by others, unlike the cache
             file.publish(path)
     return path

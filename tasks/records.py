@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -24,7 +24,17 @@ ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 class Record(BaseModel):
     """An immutable value with a strict set of fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An infinite loss has to come back from JSON as it was, not as null.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    def content(self) -> dict[str, Any]:
+        """What counts of it in a cache key, as JSON."""
+        return self.model_dump(mode="json")
+
+    def stored_files(self) -> dict[str, BlobRef]:
+        """The stored files that it names, by field."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, BlobRef)}
 
 
 class BlobRef(Record):
@@ -129,15 +139,19 @@ class EpochMetrics(Record):
 class ModelRef(Record):
     """A trained model.
 
-    `file` is the digest of the saved file and only guards its integrity: two saves of one
+    `keras_file` is the digest of the saved file and only guards its integrity: two saves of one
     model differ as files. The model's identity is `weights_sha256`, over its configuration
     and weights.
     """
 
-    file: BlobRef
+    keras_file: BlobRef
     weights_sha256: Sha256
     parameters: int
     history: tuple[EpochMetrics, ...]
+
+    def content(self) -> dict[str, Any]:
+        """The model's identity: the same weights in another file are the same model."""
+        return {"sha256": self.weights_sha256}
 
 
 class ClassMetrics(Record):

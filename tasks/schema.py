@@ -132,6 +132,7 @@ def _failed_checks(subject: str, values: np.ndarray, contract: Contract) -> set[
         dims=tuple(names),
         sizes=dict(contract.sizes),
         checks=[pandera.Check(_on_values(rule), name=rule.name) for rule in contract.rules],
+        nullable=True,  # the rules refuse NaN; pandera would look for it in a copy of the array
     )
     try:
         schema.validate(xarray.DataArray(values, dims=dims, name=subject), lazy=True)

@@ -2,10 +2,11 @@
 
     <cache dir>/blobs/9f86d081884c7d65….npy      sha256sum of the file gives its name
     <cache dir>/blobs/60303ae22b998861….keras
-    <cache dir>/results/<cache key>              written by tasks/orchestration/results.py
+    <cache dir>/results/<cache key>              written by tasks/entries.py
 
 A file appears under its name only once it is complete: it is written to a temporary name
-in the same folder and renamed.
+in the same folder and renamed. Before a file is used its digest is compared with its name,
+once in each process as long as the file is not touched.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,10 @@ def errors_named(path: Path, option: str = "--cache-dir") -> Iterator[None]:
             where=path,
             advice=f"Check its owner and permissions, or choose another folder with {option}.",
         ) from error
+
+
+# Files whose bytes this process has digested: (path, inode, size, modification time).
+_intact: set[tuple[Path, int, int, int]] = set()
 
 
 class NewFile:
@@ -142,8 +148,12 @@ class ArrayWriter:
         )
 
     def _write(self, buffer: bytes | memoryview) -> None:
-        self._digest.update(buffer)
-        self._file.write(buffer)
+        digesting = Thread(target=self._digest.update, args=(buffer,))
+        digesting.start()  # beside the writing: neither holds the interpreter's lock
+        try:
+            self._file.write(buffer)
+        finally:
+            digesting.join()
         self._size_bytes += len(buffer)
 
 
@@ -160,12 +170,27 @@ class Store(Record):
         """The folder of the stored files."""
         return self.root / "blobs"
 
+    @property
+    def results(self) -> Path:
+        """The folder of the cached results."""
+        return self.root / "results"
+
+    @property
+    def latest(self) -> Path:
+        """The folder that remembers each stage's latest run."""
+        return self.root / "latest"
+
+    @property
+    def locks(self) -> Path:
+        """The folder of the locks that make two runs compute once."""
+        return self.root / "locks"
+
     def prepare(self) -> None:
         """Create the folders, private to this user, and sweep up after runs that were killed.
 
         Raises StoreError when that fails.
         """
-        for folder in (self.root, self.blobs, self.root / "results"):
+        for folder in (self.root, self.blobs, self.results, self.latest, self.locks):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _remove_abandoned(folder)
@@ -182,18 +207,40 @@ class Store(Record):
             return False
 
     def require(self, ref: BlobRef) -> Path:
-        """The place of a stored file that is there. Raises PayloadError otherwise."""
+        """The place of a stored file that is there and intact. Raises PayloadError otherwise."""
         path = self.path(ref)
-        if not self.holds(ref):
+        found = self._damage(ref)
+        if found:
             raise PayloadError(
-                "A stored file must have its recorded size.",
-                received=f"{path.stat().st_size} bytes, not {ref.size_bytes}"
-                if path.exists()
-                else "no such file",
+                ref,
+                "A stored file must have its recorded size and SHA-256.",
+                received=found,
                 where=path,
                 advice="Run again with --refresh to compute it anew.",
             )
         return path
+
+    def is_intact(self, ref: BlobRef) -> bool:
+        """Whether the file is there and its bytes give its digest; read anew for the answer."""
+        return self.holds(ref) and sha256_of_file(self.path(ref)) == ref.sha256
+
+    def _damage(self, ref: BlobRef) -> str:
+        path = self.path(ref)
+        try:
+            size_bytes = path.stat().st_size
+        except OSError:
+            return "no such file"
+        if size_bytes != ref.size_bytes:
+            return f"{size_bytes} bytes, not {ref.size_bytes}"
+        if _identity(path) not in _intact:
+            if (digest := sha256_of_file(path)) != ref.sha256:
+                return f"SHA-256 {digest}"
+            _intact.add(_identity(path))
+        return ""
+
+    def discard(self, ref: BlobRef) -> None:
+        """Remove a stored file, if it is there."""
+        self.path(ref).unlink(missing_ok=True)
 
     @contextmanager
     def array_writer(
@@ -206,7 +253,7 @@ class Store(Record):
         with new_file(self.blobs) as file:
             writer = ArrayWriter(file, np.dtype(dtype), shape)
             yield writer
-            file.publish(self.path(writer.finish()))
+            self._publish(file, writer.finish())
 
     def put_array(self, array: np.ndarray) -> ArrayRef:
         """Store an array that is in memory."""
@@ -230,8 +277,17 @@ class Store(Record):
             ref = BlobRef.model_validate(
                 {"sha256": digest.hexdigest(), "size_bytes": size_bytes, "suffix": suffix}
             )
-            file.publish(self.path(ref))
+            self._publish(file, ref)
         return ref
+
+    def _publish(self, file: NewFile, ref: BlobRef) -> None:
+        file.publish(self.path(ref))
+        _intact.add(_identity(self.path(ref)))  # digested while it was written
+
+
+def _identity(path: Path) -> tuple[Path, int, int, int]:
+    status = path.stat()
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -16,7 +16,7 @@ from tasks.records import DatasetRef, EpochMetrics, ModelRef, TrainingPlan
 from tasks.store import Store, errors_named
 
 
-@stage(cache_policy=CODE_AND_INPUTS, tags={"model"})
+@stage(cache_policy=CODE_AND_INPUTS)
 def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
     """Train the plan's network on the training images.
 
@@ -49,12 +49,11 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
         seed=plan.seed,
         on_epoch=on_epoch,
     )
-    with tempfile.TemporaryDirectory(dir=store.root) as folder:
+    with errors_named(store.root), tempfile.TemporaryDirectory(dir=store.root) as folder:
         path = Path(folder) / "model.keras"
-        with errors_named(path):
-            model.save(path)
+        model.save(path)
         return ModelRef(
-            file=store.put_file(path, ".keras"),
+            keras_file=store.put_file(path, ".keras"),
             weights_sha256=weights_digest(model),
             parameters=model.count_params(),
             history=history,

@@ -10,7 +10,7 @@ from tasks.records import ARRAY_NAMES, DatasetRef, ValidationReport
 from tasks.store import Store
 
 
-@stage(cache_policy=CODE_AND_INPUTS, tags={"data"})
+@stage(cache_policy=CODE_AND_INPUTS)
 def validate(raw: DatasetRef, store: Store) -> ValidationReport:
     """Check the loaded arrays against their contract.
 

@@ -1,19 +1,34 @@
-"""Tiny datasets to test with: arrays, IDX bytes and folders, .npy members, records."""
+"""What tests are made of: tiny datasets and records, source packages, runs, damage."""
 
 from __future__ import annotations
 
+import errno
+import gzip
+import hashlib
+import importlib
+import io
+import itertools
+import os
 import struct
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from tasks.records import DatasetRef
+from flows.mnist_flow import mnist_flow
+from tasks.ledger import Listener, listening
+from tasks.records import DatasetRef, Metrics, RunSummary, StageRecord
+from tasks.settings import RunSettings
 from tasks.sources.catalogue import IDX_FILES
 from tasks.store import Store
 
 Arrays = dict[str, np.ndarray]
+STAGES = ["load", "validate", "preprocess", "train", "evaluate", "publish"]
+COUNTER = itertools.count()
 
 
 def tiny_arrays(
@@ -33,6 +48,11 @@ def tiny_arrays(
     return arrays
 
 
+def stripes() -> Arrays:
+    """The dataset of the flow's tests: 60 training and 33 test images of 3 classes, 8 x 6."""
+    return tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """An array of unsigned bytes as an IDX file."""
     header = struct.pack(f">4B{array.ndim}I", 0, 0, 0x08, array.ndim, *array.shape)
@@ -45,6 +65,17 @@ def write_idx_folder(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     for name, stem in IDX_FILES.items():
         (folder / stem).write_bytes(idx_bytes(arrays[name]))
     return folder
+
+
+def place_idx(folder: Path, arrays: Arrays, *, zipped: bool) -> None:
+    """Write the four IDX files of a dataset over what is there."""
+    folder.mkdir(exist_ok=True)
+    for name, stem in IDX_FILES.items():
+        content = idx_bytes(arrays[name])
+        if zipped:
+            (folder / f"{stem}.gz").write_bytes(gzip.compress(content, mtime=0))
+        else:
+            (folder / stem).write_bytes(content)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -73,3 +104,106 @@ def store_dataset(arrays: Mapping[str, np.ndarray], store: Store) -> DatasetRef:
         classes=1 + int(max(arrays["y_train"].max(), arrays["y_test"].max())),
         **{name: store.put_array(array) for name, array in arrays.items()},
     )
+
+
+def store_metrics(probabilities: np.ndarray, store: Store) -> Metrics:
+    """Put one array into the store and name it in a record that has little else."""
+    return Metrics(
+        accuracy_fraction=1.0,
+        loss=0.0,
+        images=len(probabilities),
+        per_class=(),
+        confusion=(),
+        probabilities=store.put_array(probabilities),
+    )
+
+
+def settings_in(folder: Path) -> RunSettings:
+    """Two epochs on the dataset `stripes`, with every file of the run in one folder."""
+    return RunSettings(
+        dataset=str(folder / "stripes"),
+        epochs=2,
+        batch_size=16,
+        cache_dir=folder / "cache",
+        model_dir=folder / "models",
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A completed run: its summary, and what was heard of each stage, `publish` included."""
+
+    summary: RunSummary
+    heard: dict[str, StageRecord]
+
+    @property
+    def computed(self) -> list[str]:
+        """The stages that computed, in order."""
+        return [name for name, record in self.heard.items() if record.state == "computed"]
+
+
+class Heard(Listener):
+    """Remembers what the stages reported, and what they waited for."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, StageRecord] = {}
+        self.waits: list[str] = []
+
+    def waiting(self, text: str) -> None:
+        self.waits.append(text)
+
+    def stage_finished(self, name: str, record: StageRecord) -> None:
+        self.stages[name] = record
+
+
+def run_flow(settings: RunSettings) -> Run:
+    """Run the whole flow in this process."""
+    heard = Heard()
+    with listening(heard):
+        return Run(mnist_flow(settings), heard.stages)
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def flip_bit(path: Path, position: int = -1) -> None:
+    """Change one bit of a file, as a failing disk does."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def sealed(text: bytes) -> bytes:
+    """A text under a line with its digest, as entries are stored."""
+    return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has no room left."""
+
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class SourcePackage:
+    """A small package on disk, under a name that no other test uses."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = f"written_{next(COUNTER)}"
+        self._folder = root / self.name
+
+    def write(self, path: str, source: str) -> None:
+        """Write a module; PACKAGE in its source stands for the package's name."""
+        file = self._folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source.replace("PACKAGE", self.name), encoding="utf-8")
+        past = next(COUNTER)  # before this process started, and no two edits at the same time
+        os.utime(file, ns=(past, past))
+
+    def load(self, module: str) -> ModuleType:
+        """Import a module as a new process would, from the files as they are now."""
+        for name in [name for name in sys.modules if name.partition(".")[0] == self.name]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        return importlib.import_module(f"{self.name}.{module}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import Arrays, Run, place_idx, run_flow, settings_in, stripes
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.orchestration.server import OwnServer, without_heartbeats
+from tasks.settings import RunSettings
 from tasks.store import Store
 
 
@@ -42,3 +45,44 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             yield
     finally:
         server.stop()
+
+
+@pytest.fixture
+def digits() -> Arrays:
+    """The images of the flow's tests, to be changed at will."""
+    return stripes()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, digits: Arrays) -> RunSettings:
+    """A run on these images, in this test's own folders."""
+    place_idx(tmp_path / "stripes", digits, zipped=True)
+    return settings_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def first_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first run leaves its files, not to be changed."""
+    return tmp_path_factory.mktemp("first")
+
+
+@pytest.fixture(scope="session")
+def first_run(
+    first_folder: Path,
+    prefect_server: None,  # noqa: ARG001 - must be up before the run
+) -> Run:
+    """A run that later runs can go on from."""
+    place_idx(first_folder / "stripes", stripes(), zipped=True)
+    return run_flow(settings_in(first_folder))
+
+
+@pytest.fixture
+def after_a_run(
+    settings: RunSettings,
+    first_run: Run,  # noqa: ARG001 - must be over before its cache is copied
+    first_folder: Path,
+    tmp_path: Path,
+) -> RunSettings:
+    """The same settings and dataset as of the first run, and a copy of its cache."""
+    shutil.copytree(first_folder / "cache", tmp_path / "cache")
+    return settings

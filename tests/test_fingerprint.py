@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import time
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from builders import SourcePackage
 
-from tasks.fingerprint import code_of, libraries_of
-
-NUMBERS = itertools.count()
+from tasks.fingerprint import fingerprint_of
 
 
-class Package:
-    """A small package on disk, under a name that no other test uses."""
-
-    def __init__(self, root: Path) -> None:
-        self.name = f"fingerprinted_{next(NUMBERS)}"
-        self._folder = root / self.name
-
-    def write(self, path: str, source: str) -> None:
-        """Write a module; PACKAGE in its source stands for the package's name."""
-        file = self._folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(source.replace("PACKAGE", self.name), encoding="utf-8")
-        now = next(NUMBERS)  # two edits within one tick of the clock still differ in time
-        os.utime(file, ns=(now, now))
+class Package(SourcePackage):
+    """A package with the digests of its modules."""
 
     def code_of(self, module: str) -> dict[str, str]:
-        """The digests by module, without the package's name in front."""
-        code = code_of(f"{self.name}.{module}")
-        return {name.removeprefix(f"{self.name}."): digest for name, digest in code.items()}
+        """The digests by file, without the package's folder in front."""
+        code = fingerprint_of(f"{self.name}.{module}").code
+        return {name.removeprefix(f"{self.name}/"): digest for name, digest in code.items()}
 
-    def modules_of(self, module: str) -> set[str]:
-        return set(self.code_of(module)) - {self.name}
+    def files_of(self, module: str) -> set[str]:
+        """What a module reaches besides its package's own initialiser."""
+        return set(self.code_of(module)) - {"__init__.py"}
+
+    def libraries_of(self, module: str) -> dict[str, str]:
+        return fingerprint_of(f"{self.name}.{module}").libraries
 
 
 @pytest.fixture
@@ -51,7 +42,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
 
 
 def test_module_its_package_and_its_imports_count(package: Package) -> None:
-    assert list(package.code_of("stage")) == [package.name, "helper", "stage"]
+    assert list(package.code_of("stage")) == ["__init__.py", "helper.py", "stage.py"]
 
 
 def test_changed_stage_changes_its_own_digest_only(package: Package) -> None:
@@ -59,7 +50,7 @@ def test_changed_stage_changes_its_own_digest_only(package: Package) -> None:
     package.write("stage.py", "from PACKAGE.helper import half\nTWO = 2\n")
     after = package.code_of("stage")
 
-    assert {"stage"} == {name for name in before if before[name] != after[name]}
+    assert {"stage.py"} == {name for name in before if before[name] != after[name]}
 
 
 def test_changed_helper_changes_its_digest(package: Package) -> None:
@@ -67,7 +58,7 @@ def test_changed_helper_changes_its_digest(package: Package) -> None:
     package.write("helper.py", "def half(x):\n    return x / 3\n")
     after = package.code_of("stage")
 
-    assert {"helper"} == {name for name in before if before[name] != after[name]}
+    assert {"helper.py"} == {name for name in before if before[name] != after[name]}
 
 
 def test_changed_package_initialiser_counts(package: Package) -> None:
@@ -136,7 +127,7 @@ def test_changed_text_that_is_no_docstring_counts(package: Package) -> None:
 def test_imports_of_every_form_are_followed(package: Package, source: str) -> None:
     package.write("stage.py", source)
 
-    assert package.modules_of("stage") == {"stage", "helper"}
+    assert package.files_of("stage") == {"stage.py", "helper.py"}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +142,11 @@ def test_imports_from_a_sub_package_are_followed(package: Package, source: str) 
     package.write("stages/__init__.py", "")
     package.write("stages/stage.py", source)
 
-    assert package.modules_of("stages.stage") == {"stages", "stages.stage", "helper"}
+    assert package.files_of("stages.stage") == {
+        "stages/__init__.py",
+        "stages/stage.py",
+        "helper.py",
+    }
 
 
 def test_relative_imports_of_an_initialiser_start_at_its_own_package(package: Package) -> None:
@@ -159,7 +154,7 @@ def test_relative_imports_of_an_initialiser_start_at_its_own_package(package: Pa
     package.write("stages/first.py", "")
     package.write("stage.py", "from . import stages\n")
 
-    assert package.modules_of("stage") == {"stage", "stages", "stages.first"}
+    assert package.files_of("stage") == {"stage.py", "stages/__init__.py", "stages/first.py"}
 
 
 def test_imports_are_followed_to_the_end(package: Package) -> None:
@@ -167,61 +162,83 @@ def test_imports_are_followed_to_the_end(package: Package) -> None:
     package.write("second.py", "def run():\n    from .third import x\n")
     package.write("third.py", "x = 1\n")
 
-    assert package.modules_of("stage") == {"stage", "helper", "second", "third"}
+    assert package.files_of("stage") == {"stage.py", "helper.py", "second.py", "third.py"}
 
 
 def test_modules_that_import_each_other_come_to_an_end(package: Package) -> None:
     package.write("helper.py", "import PACKAGE.stage\n")
 
-    assert package.modules_of("stage") == {"stage", "helper"}
-    assert package.modules_of("helper") == {"stage", "helper"}
+    assert package.files_of("stage") == {"stage.py", "helper.py"}
+    assert package.files_of("helper") == {"stage.py", "helper.py"}
 
 
 def test_code_is_read_and_never_run(package: Package) -> None:
     package.write("helper.py", "raise SystemExit('run')\n")
 
-    assert package.modules_of("stage") == {"stage", "helper"}
+    assert package.files_of("stage") == {"stage.py", "helper.py"}
 
 
 def test_modules_from_elsewhere_do_not_count(package: Package) -> None:
     package.write("stage.py", "import json\nimport numpy\nfrom pytest import fixture\n")
 
-    assert package.modules_of("stage") == {"stage"}
+    assert package.files_of("stage") == {"stage.py"}
 
 
 def test_module_without_a_file_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Received: 'no_such_package\.stage'"):
-        code_of("no_such_package.stage")
+        fingerprint_of("no_such_package.stage")
 
 
 def test_computing_library_is_reported_with_its_version(package: Package) -> None:
     package.write("stage.py", "import numpy as np\n")
 
-    assert {"numpy": metadata.version("numpy")} == libraries_of(f"{package.name}.stage")
+    assert {"numpy": metadata.version("numpy")} == package.libraries_of("stage")
 
 
 def test_library_that_a_helper_imports_in_a_function_is_reported(package: Package) -> None:
     package.write("helper.py", "def half(x):\n    from numpy.linalg import norm\n")
 
-    assert {"numpy": metadata.version("numpy")} == libraries_of(f"{package.name}.stage")
+    assert {"numpy": metadata.version("numpy")} == package.libraries_of("stage")
 
 
 def test_libraries_that_compute_nothing_or_are_not_reached_are_left_out(package: Package) -> None:
     package.write("stage.py", "import json\nimport rich\n")
     package.write("stranger.py", "import numpy\n")
 
-    assert libraries_of(f"{package.name}.stage") == {}
+    assert package.libraries_of("stage") == {}
 
 
 def test_stage_of_this_project_reaches_the_code_that_decides_its_result() -> None:
-    code = code_of("tasks.preprocess")
+    code = fingerprint_of("tasks.preprocess").code
 
-    assert {"tasks.preprocess", "tasks.records", "tasks.schema", "tasks.store"} <= set(code)
-    assert not {"tasks.network", "tasks.terminal.display"} & set(code)
+    assert {f"tasks/{name}.py" for name in ("preprocess", "records", "schema", "store")} <= set(
+        code
+    )
+    assert not {"tasks/network.py", "tasks/terminal/display.py"} & set(code)
 
 
 def test_other_packages_beside_the_stage_do_not_count(package: Package, tmp_path: Path) -> None:
     """An installed project lies among all the libraries."""
     (tmp_path / "a_library.py").write_text("import numpy\n", encoding="utf-8")
     package.write("stage.py", "import a_library\n")
-    assert package.modules_of("stage") == {"stage"}
+    assert package.files_of("stage") == {"stage.py"}
+
+
+def test_files_edited_before_the_start_are_not_listed(package: Package) -> None:
+    assert fingerprint_of(f"{package.name}.stage").edited == []
+
+
+def test_files_edited_after_the_start_are_listed(package: Package, tmp_path: Path) -> None:
+    now = time.time_ns()
+    for module in ("helper", "stranger"):  # of which only the first is reached
+        os.utime(tmp_path / package.name / f"{module}.py", ns=(now, now))
+
+    assert fingerprint_of(f"{package.name}.stage").edited == [f"{package.name}/helper.py"]
+
+
+def test_files_are_named_from_the_folder_of_their_package(package: Package) -> None:
+    files = ["__init__.py", "helper.py", "stage.py"]
+
+    assert [f"{package.name}/{file}" for file in files] == list(
+        fingerprint_of(f"{package.name}.stage").code
+    )

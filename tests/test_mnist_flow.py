@@ -1,20 +1,16 @@
 """The whole flow on a few dozen images, against a Prefect server of the test session."""
 
-import gzip
 import json
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from builders import Arrays, idx_bytes, tiny_arrays
+from builders import STAGES, Arrays, Run, files_below, place_idx, run_flow
 from prefect.client.orchestration import get_client
 
-from flows.mnist_flow import mnist_flow
 from tasks.backend import keras
 from tasks.errors import (
     AccuracyTooLowError,
@@ -32,201 +28,24 @@ from tasks.errors import (
     UnsupportedArrayError,
     ValidationFailedError,
 )
-from tasks.ledger import Listener, listening
-from tasks.records import RunSummary, StageRecord
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import IDX_FILES
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 T = TypeVar("T")
-STAGES = ["load", "validate", "preprocess", "train", "evaluate", "publish"]
-
-
-def place_idx(folder: Path, arrays: Arrays, *, zipped: bool) -> None:
-    """Write the four IDX files of a dataset over what is there."""
-    folder.mkdir(exist_ok=True)
-    for name, stem in IDX_FILES.items():
-        content = idx_bytes(arrays[name])
-        if zipped:
-            (folder / f"{stem}.gz").write_bytes(gzip.compress(content, mtime=0))
-        else:
-            (folder / stem).write_bytes(content)
 
 
 def place_npz(path: Path, arrays: Arrays) -> None:
     np.savez_compressed(path, **arrays)
 
 
-class Heard(Listener):
-    """Remembers what the stages reported."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, str] = {}
-
-    def stage_finished(self, name: str, record: StageRecord) -> None:
-        self.states[name] = record.state
-
-
-DIGITS = tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
-
-
-def settings_in(folder: Path) -> RunSettings:
-    return RunSettings(
-        dataset=str(folder / "stripes"),
-        epochs=2,
-        batch_size=16,
-        cache_dir=folder / "cache",
-        model_dir=folder / "models",
-    )
-
-
-@pytest.fixture
-def digits() -> Arrays:
-    return {name: array.copy() for name, array in DIGITS.items()}
-
-
-@pytest.fixture
-def settings(tmp_path: Path, digits: Arrays) -> RunSettings:
-    place_idx(tmp_path / "stripes", digits, zipped=True)
-    return settings_in(tmp_path)
-
-
-def run(settings: RunSettings) -> tuple[RunSummary, list[str]]:
-    """Run the flow; returns its summary and the names of the stages that computed."""
-    heard = Heard()
-    with listening(heard):
-        summary = mnist_flow(settings)
-    return summary, [name for name, state in heard.states.items() if state == "computed"]
-
-
-@dataclass(frozen=True)
-class FirstRun:
-    """A run that later runs can go on from."""
-
-    cache: Path
-    summary: RunSummary
-    computed: list[str]
-
-
-@pytest.fixture(scope="module")
-def first_run(
-    tmp_path_factory: pytest.TempPathFactory,
-    prefect_server: None,  # noqa: ARG001 - must be up before the run
-) -> FirstRun:
-    folder = tmp_path_factory.mktemp("first")
-    place_idx(folder / "stripes", DIGITS, zipped=True)
-    return FirstRun(folder / "cache", *run(settings_in(folder)))
-
-
-@pytest.fixture
-def after_a_run(settings: RunSettings, first_run: FirstRun, tmp_path: Path) -> RunSettings:
-    """The same settings and dataset as of the first run, and a copy of its cache."""
-    shutil.copytree(first_run.cache, tmp_path / "cache")
-    return settings
-
-
-def files_below(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
-def test_first_run_computes_every_stage_in_order(first_run: FirstRun) -> None:
+def test_first_run_computes_every_stage_in_order(first_run: Run) -> None:
     assert first_run.computed == STAGES
 
 
-def test_unchanged_rerun_computes_nothing_but_the_record(
-    after_a_run: RunSettings, first_run: FirstRun
-) -> None:
-    summary, computed = run(after_a_run)
-    assert computed == ["publish"]
-    assert summary.accuracy == first_run.summary.accuracy
-
-
-def test_change_of_epochs_recomputes_training_and_what_follows(after_a_run: RunSettings) -> None:
-    _, computed = run(after_a_run.model_copy(update={"epochs": 3}))
-    assert computed == ["train", "evaluate", "publish"]
-
-
-def test_going_back_to_earlier_settings_computes_nothing(after_a_run: RunSettings) -> None:
-    run(after_a_run.model_copy(update={"epochs": 3}))
-    _, computed = run(after_a_run)
-    assert computed == ["publish"]
-
-
-def test_refresh_computes_everything_and_gives_the_same_model(
-    after_a_run: RunSettings, first_run: FirstRun
-) -> None:
-    summary, computed = run(after_a_run.model_copy(update={"refresh": True}))
-    assert computed == STAGES
-    assert summary.weights_sha256 == first_run.summary.weights_sha256
-
-
-def test_cache_that_was_moved_still_serves(after_a_run: RunSettings, tmp_path: Path) -> None:
-    shutil.move(tmp_path / "cache", tmp_path / "moved")
-    _, computed = run(after_a_run.model_copy(update={"cache_dir": tmp_path / "moved"}))
-    assert computed == ["publish"]
-
-
-def test_one_changed_pixel_recomputes_everything(
-    after_a_run: RunSettings, digits: Arrays, tmp_path: Path
-) -> None:
-    digits["x_train"][0, 0, 0] ^= 1
-    place_idx(tmp_path / "stripes", digits, zipped=True)
-    _, computed = run(after_a_run)
-    assert computed == STAGES
-
-
-def test_same_content_compressed_anew_recomputes_only_loading(
-    after_a_run: RunSettings, digits: Arrays, tmp_path: Path
-) -> None:
-    shutil.rmtree(tmp_path / "stripes")
-    place_idx(tmp_path / "stripes", digits, zipped=False)
-    _, computed = run(after_a_run)
-    assert computed == ["load", "publish"]
-
-
-def test_lost_array_is_computed_anew_in_the_same_run(
-    after_a_run: RunSettings, tmp_path: Path
-) -> None:
-    largest = max(
-        (tmp_path / "cache" / "blobs").glob("*.npy"), key=lambda path: path.stat().st_size
-    )
-    largest.unlink()
-    _, computed = run(after_a_run)
-    assert computed == ["preprocess", "publish"]
-    assert largest.exists()
-
-
-def test_torn_result_record_is_a_miss(after_a_run: RunSettings, tmp_path: Path) -> None:
-    for record in (tmp_path / "cache" / "results").iterdir():
-        record.write_bytes(record.read_bytes()[:-7])
-    _, computed = run(after_a_run)
-    assert computed == STAGES
-
-
-def test_result_that_names_another_serializer_is_a_miss_and_runs_nothing(
-    after_a_run: RunSettings, tmp_path: Path
-) -> None:
-    for record in (tmp_path / "cache" / "results").iterdir():
-        envelope = json.loads(record.read_text())
-        envelope["metadata"]["serializer"] = {"type": "pickle"}
-        record.write_text(json.dumps(envelope))
-    _, computed = run(after_a_run)
-    assert computed == STAGES
-
-
-def test_code_edited_during_the_run_is_neither_served_nor_kept(
-    after_a_run: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = files_below(tmp_path / "cache" / "results")
-    monkeypatch.setattr("tasks.fingerprint.STARTED_NS", 0)  # every file is newer
-    _, computed = run(after_a_run)
-    assert computed == STAGES
-    assert files_below(tmp_path / "cache" / "results") == before
-
-
 def test_runs_in_the_same_second_have_reports_of_their_own(after_a_run: RunSettings) -> None:
-    paths = {run(after_a_run)[0].report_path for _ in range(3)}
+    paths = {run_flow(after_a_run).summary.report_path for _ in range(3)}
     assert len([path for path in paths if path.exists()]) == 3
 
 
@@ -236,7 +55,7 @@ def test_failed_runs_leave_no_result_and_no_partial_file(
     digits["x_test"] = digits["x_test"] // 255  # already scaled
     place_idx(tmp_path / "stripes", digits, zipped=True)
     with pytest.raises(ValidationFailedError):
-        run(settings)
+        run_flow(settings)
     stored = files_below(tmp_path / "cache")
     assert not [name for name in stored if name.endswith(".partial")]
     assert len([name for name in stored if name.startswith("results")]) == 1  # load's
@@ -250,7 +69,7 @@ def test_validation_failure_lists_every_failed_check(
     digits["y_train"][digits["y_train"] == 1] = 0
     place_idx(tmp_path / "stripes", digits, zipped=True)
     with pytest.raises(ValidationFailedError) as failure:
-        run(settings)
+        run_flow(settings)
     assert "2 of 16 checks failed for stripes" in str(failure.value)
     assert "x_test: pixels span more than 0 and 1" in str(failure.value)
     assert "y_train: labels are 0 … 2, each at least once. Received: no image of class 1." in str(
@@ -258,18 +77,18 @@ def test_validation_failure_lists_every_failed_check(
     )
 
 
-def test_image_size_and_classes_come_from_the_data(first_run: FirstRun) -> None:
+def test_image_size_and_classes_come_from_the_data(first_run: Run) -> None:
     report = first_run.summary.report_path.read_text()
     # 48 pixels to 64 units to 3 classes: 48·64 + 64 + 64·3 + 3
     assert "mlp, 3,331 parameters" in report
 
 
-def test_recorded_accuracy_is_what_the_saved_model_gives(first_run: FirstRun) -> None:
+def test_recorded_accuracy_is_what_the_saved_model_gives(first_run: Run, digits: Arrays) -> None:
     model = keras.saving.load_model(first_run.summary.model_path)
     model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
     loss, accuracy = model.evaluate(
-        DIGITS["x_test"].reshape(33, 48).astype("float32") / 255,
-        keras.utils.to_categorical(DIGITS["y_test"], 3),
+        digits["x_test"].reshape(33, 48).astype("float32") / 255,
+        keras.utils.to_categorical(digits["y_test"], 3),
         verbose=0,
     )
     assert first_run.summary.accuracy == pytest.approx(accuracy)
@@ -277,24 +96,26 @@ def test_recorded_accuracy_is_what_the_saved_model_gives(first_run: FirstRun) ->
 
 
 def test_npz_gives_the_same_model_as_idx(
-    settings: RunSettings, first_run: FirstRun, digits: Arrays, tmp_path: Path
+    settings: RunSettings, first_run: Run, digits: Arrays, tmp_path: Path
 ) -> None:
     place_npz(tmp_path / "stripes.npz", digits)
-    from_npz, _ = run(settings.model_copy(update={"dataset": str(tmp_path / "stripes.npz")}))
-    assert from_npz.weights_sha256 == first_run.summary.weights_sha256
+    from_npz = run_flow(settings.model_copy(update={"dataset": str(tmp_path / "stripes.npz")}))
+    assert from_npz.summary.weights_sha256 == first_run.summary.weights_sha256
 
 
 def test_convolutional_network_runs(settings: RunSettings) -> None:
-    summary, computed = run(settings.model_copy(update={"model": "cnn", "epochs": 1}))
-    assert computed == STAGES
-    assert 0 <= summary.accuracy <= 1
+    run = run_flow(settings.model_copy(update={"model": "cnn", "epochs": 1}))
+    assert run.computed == STAGES
+    assert 0 <= run.summary.accuracy <= 1
 
 
 def test_accuracy_below_the_minimum_fails_the_run_but_is_recorded(
     settings: RunSettings, tmp_path: Path
 ) -> None:
     with pytest.raises(AccuracyTooLowError, match=r"must be at least 1\.0000"):
-        run(settings.model_copy(update={"min_accuracy": 1.0, "epochs": 1, "learning_rate": 1e-6}))
+        run_flow(
+            settings.model_copy(update={"min_accuracy": 1.0, "epochs": 1, "learning_rate": 1e-6})
+        )
     assert len(files_below(tmp_path / "models" / "reports")) == 1
 
 
@@ -306,10 +127,12 @@ def ask(kind: str, **filters: object) -> list[dict[str, Any]]:
     return found
 
 
-def test_accuracy_artifact_has_a_version_per_run(settings: RunSettings, tmp_path: Path) -> None:
-    place_npz(tmp_path / "Two Runs!.npz", DIGITS)
+def test_accuracy_artifact_has_a_version_per_run(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    place_npz(tmp_path / "Two Runs!.npz", digits)
     settings = settings.model_copy(update={"dataset": str(tmp_path / "Two Runs!.npz")})
-    summaries = [run(settings)[0] for _ in range(2)]
+    summaries = [run_flow(settings).summary for _ in range(2)]
     artifacts = ask("artifacts", artifacts={"key": {"any_": ["two-runs-accuracy"]}})
     assert {artifact["flow_run_id"] for artifact in artifacts} == {
         summary.flow_run_id for summary in summaries
@@ -318,14 +141,14 @@ def test_accuracy_artifact_has_a_version_per_run(settings: RunSettings, tmp_path
         assert expected in artifacts[0]["data"]
 
 
-def test_per_class_figures_are_a_table_artifact(first_run: FirstRun) -> None:
+def test_per_class_figures_are_a_table_artifact(first_run: Run) -> None:
     chosen = {"flow_run_id": {"any_": [first_run.summary.flow_run_id]}, "type": {"any_": ["table"]}}
     (artifact,) = ask("artifacts", artifacts=chosen)
     rows = json.loads(artifact["data"])
     assert [(row["class"], row["images"]) for row in rows] == [(0, 11), (1, 11), (2, 11)]
 
 
-def test_training_logs_one_line_an_epoch(first_run: FirstRun) -> None:
+def test_training_logs_one_line_an_epoch(first_run: Run) -> None:
     chosen = {"flow_run_id": {"any_": [first_run.summary.flow_run_id]}}
     messages = until(
         lambda: [log["message"] for log in ask("logs", logs=chosen)],
@@ -335,21 +158,14 @@ def test_training_logs_one_line_an_epoch(first_run: FirstRun) -> None:
     assert epochs == ["epoch 1/2", "epoch 2/2"]
 
 
-def test_run_and_stages_have_names_and_tags_in_prefect(first_run: FirstRun) -> None:
+def test_run_and_stages_have_names_in_prefect(first_run: Run) -> None:
     chosen = {"id": {"any_": [first_run.summary.flow_run_id]}}
     task_runs = until(
         lambda: ask("task_runs", flow_runs=chosen),
         lambda task_runs: len(task_runs) == len(STAGES),
     )
     assert first_run.summary.flow_run_name == "stripes-mlp-2-epochs-seed-0"
-    assert {task_run["name"]: task_run["tags"] for task_run in task_runs} == {
-        "load": ["data"],
-        "validate": ["data"],
-        "preprocess": ["data"],
-        "train": ["model"],
-        "evaluate": ["model"],
-        "publish": ["record"],
-    }
+    assert {task_run["name"] for task_run in task_runs} == set(STAGES)
 
 
 def until(ask: Callable[[], T], holds: Callable[[T], bool], seconds: float = 30) -> T:
@@ -430,7 +246,7 @@ def test_broken_input_gives_its_error_and_leaves_nothing(
     (tmp_path / "empty").mkdir()
     dataset = break_it(tmp_path / "stripes", digits)
     with pytest.raises(error):
-        run(settings.model_copy(update={"dataset": str(dataset)}))
+        run_flow(settings.model_copy(update={"dataset": str(dataset)}))
     left = files_below(tmp_path / "cache")
     assert [name for name in left if name.endswith(".partial")] == []
     assert [name for name in left if name.startswith("results")] == []

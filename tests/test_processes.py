@@ -30,6 +30,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.backend import keras
+from tasks.entries import Entries
+from tasks.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +138,17 @@ def start_program(options: list[str], environment: Environment) -> subprocess.Po
     )
 
 
+def read_until(program: subprocess.Popen[str], text: str) -> None:
+    """Read standard error up to the first line with this text, while the program goes on."""
+    assert program.stderr is not None
+    before = []
+    for line in program.stderr:
+        before.append(line)
+        if text in line:
+            break
+    assert program.poll() is None, "".join(before)
+
+
 @contextmanager
 def program_in_training(
     options: list[str], environment: Environment
@@ -143,13 +156,7 @@ def program_in_training(
     """The program from its first epoch on."""
     with start_program(options, environment) as program:
         try:
-            assert program.stderr is not None
-            before = []
-            for line in program.stderr:
-                before.append(line)
-                if "epoch" in line:
-                    break
-            assert program.poll() is None, "".join(before)
+            read_until(program, "epoch")
             yield program
         finally:
             program.kill()
@@ -396,9 +403,11 @@ def test_interrupt_while_the_program_loads_is_no_traceback(
     assert comes_true(lambda: own_servers(environment) == [])
 
 
-def weights_of_two_runs_at_once(options: list[str], environment: Environment) -> list[str]:
+def summaries_of_two_runs_at_once(
+    options: list[str], environment: Environment
+) -> list[dict[str, Any]]:
     command = [sys.executable, PROGRAM, *options, "--json"]
-    weights = []
+    summaries = []
     with (
         subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -410,23 +419,139 @@ def weights_of_two_runs_at_once(options: list[str], environment: Environment) ->
         for program in (first, second):
             stdout, stderr = program.communicate(timeout=HANG_SECONDS)
             assert program.returncode == 0, stderr.decode()
-            weights.append(str(json.loads(stdout)["weights_sha256"]))
-    return weights
+            summaries.append(json.loads(stdout))
+    return summaries
 
 
-def test_two_runs_at_the_same_time_give_the_same_model(
+def test_two_runs_at_the_same_time_compute_each_stage_once(
     options: list[str], environment: Environment
 ) -> None:
-    first, second = weights_of_two_runs_at_once(options, environment)
-    assert first == second
+    first, second = summaries_of_two_runs_at_once(options, environment)
+    states = {
+        name: sorted([first["stages"][name]["state"], second["stages"][name]["state"]])
+        for name in STAGES
+    }
+    once, always = ["cached", "computed"], ["computed", "computed"]
+    assert dict.fromkeys(STAGES, once) | {"publish": always} == states
+    assert first["weights_sha256"] == second["weights_sha256"]
 
 
 def test_two_first_runs_ever_at_the_same_time_both_complete(
     options: list[str], tmp_path: Path
 ) -> None:
     """Both find no database, and only one may create it."""
-    first, second = weights_of_two_runs_at_once(options, environment_in(tmp_path / "new"))
-    assert first == second
+    first, second = summaries_of_two_runs_at_once(options, environment_in(tmp_path / "new"))
+    assert first["weights_sha256"] == second["weights_sha256"]
+
+
+def test_run_that_waits_for_a_killed_one_goes_on_and_completes(
+    options: list[str], environment: Environment
+) -> None:
+    options = [*options, "--epochs", "2000"]
+    with program_in_training(options, environment) as first:
+        first.send_signal(signal.SIGSTOP)  # it trains no further, and keeps its lock
+        with start_program(options, environment) as second:
+            try:
+                read_until(second, "waiting for another run")
+                first.kill()
+                stderr = rest_of_stderr(second)
+            finally:
+                second.kill()
+    assert second.returncode == 0, stderr
+    assert re.search(r"^  train +computed ", stderr, re.MULTILINE)
+
+
+# Runs in a mount namespace of its own: a small disk for the cache that can be filled up.
+# $1 the cache folder, $2 a folder outside of it, then the program and its options.
+ON_A_SMALL_DISK = """
+set -eu
+cache=$1 outside=$2
+shift 2
+mkdir "$cache"
+mount -t tmpfs -o size=2m small-disk "$cache"
+"$@" >"$outside/first.json"
+dd if=/dev/zero of="$cache/filler" bs=4k 2>/dev/null || true
+set +e
+"$@" --epochs 4 >"$outside/full.json" 2>"$outside/full.stderr"
+echo $? >"$outside/full.status"
+set -e
+cp -r "$cache" "$outside/kept"
+rm "$cache/filler"
+"$@" >"$outside/second.json"
+"""
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    probe = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "x", "/mnt"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+@dataclass(frozen=True)
+class FullDiskRun:
+    """A run on a full disk, one before it and one after there was room again."""
+
+    folder: Path
+
+    @property
+    def stderr(self) -> str:
+        """What the run on the full disk said."""
+        return (self.folder / "full.stderr").read_text()
+
+    def states(self, run: str) -> dict[str, str]:
+        """The state of each stage in a run."""
+        stages = json.loads((self.folder / f"{run}.json").read_text())["stages"]
+        return {name: stage["state"] for name, stage in stages.items()}
+
+
+@pytest.fixture(scope="module")
+def full_disk_run(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> FullDiskRun:
+    if not can_mount():
+        pytest.skip("needs a kernel that lets this user mount a tmpfs (unshare --map-root-user)")
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "outside").mkdir()
+    home = shutil.copytree(prepared_home, folder / "prefect")
+    dataset = write_dataset(folder / "stripes.npz")
+    program = [sys.executable, PROGRAM, "--dataset", str(dataset), "--json"]
+    program += ["--epochs", "3", *folders_in(folder)]
+    script = ["sh", "-c", ON_A_SMALL_DISK, "sh", str(folder / "cache"), str(folder / "outside")]
+    run(
+        ["unshare", "--user", "--map-root-user", "--mount", *script, *program],
+        environment_in(home),
+    )
+    return FullDiskRun(folder / "outside")
+
+
+class TestFullDisk:
+    """A cache on a disk of 2 MB that has no room left."""
+
+    def test_run_fails_with_one_message_that_names_the_option(
+        self, full_disk_run: FullDiskRun
+    ) -> None:
+        assert (full_disk_run.folder / "full.status").read_text() == "1\n"
+        (message,) = re.findall(r"^failed .*", full_disk_run.stderr, re.MULTILINE)
+        assert "No space left on device" in message
+        assert "choose another place with --cache-dir" in message
+        assert [] == [noise for noise in NOISE if noise in full_disk_run.stderr]
+
+    def test_earlier_entries_stay_intact(self, full_disk_run: FullDiskRun) -> None:
+        store = Store(root=full_disk_run.folder / "kept")
+        entries = Entries(store)
+        keys = list(entries)
+        assert len(keys) >= len(STAGES) - 1
+        for key in keys:
+            files = entries.read(key).result.stored_files().values()
+            assert [store.is_intact(ref) for ref in files] == [True] * len(files)
+
+    def test_nothing_unfinished_is_left(self, full_disk_run: FullDiskRun) -> None:
+        kept = full_disk_run.folder / "kept"
+        assert list(kept.rglob("*.partial")) == []
+        assert [path.name for path in kept.iterdir() if path.name.startswith("tmp")] == []
+
+    def test_earlier_results_serve_the_next_run(self, full_disk_run: FullDiskRun) -> None:
+        expected = dict.fromkeys(STAGES, "cached") | {"publish": "computed"}
+        assert expected == full_disk_run.states("second")
 
 
 def test_configured_server_that_does_not_answer_is_named_with_what_to_do(

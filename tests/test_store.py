@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import npy_bytes
+from builders import FullDisk, npy_bytes
 
 from tasks.errors import PayloadError, StoreError, StoreFullError
 from tasks.records import ArrayRef
@@ -224,13 +223,6 @@ def test_folder_that_cannot_be_written_to_is_reported(store: Store) -> None:
 
     with pytest.raises(StoreError, match=rf"Not a directory \(in {store.blobs}\)"):
         store.put_array(ROWS)
-
-
-class FullDisk(io.FileIO):
-    """A file on a disk that has no room left."""
-
-    def write(self, _: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.fixture

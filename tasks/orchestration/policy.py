@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from prefect import get_run_logger
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
-from pydantic import BaseModel
+from prefect.transactions import IsolationLevel
 
-from tasks.fingerprint import changed_since_start, code_of, libraries_of
+from tasks.fingerprint import fingerprint_of
+from tasks.ingredients import Ingredients, content_of
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """Result storage that wants to know what a key stands for."""
+
+    def expect(self, ingredients: Ingredients) -> None:
+        """Hear of a stage's ingredients before its result is looked up."""
+
+    def decline(self, stage: str, why: str) -> None:
+        """Hear that a stage's result is neither looked up nor kept."""
 
 
 @dataclass
@@ -37,24 +47,26 @@ class CodeAndInputs(CachePolicy):
         """
         del flow_parameters, kwargs
         function = task_ctx.task.fn
-        if edited := changed_since_start(function.__module__):
+        storage: object = task_ctx.result_store.result_storage
+        expecting = storage if isinstance(storage, Expecting) else None
+        if expecting:
+            expecting.decline(function.__name__, "inputs that no key can be made of")
+        code, libraries, edited = fingerprint_of(function.__module__)
+        if edited:
             get_run_logger().warning("%s changed during the run: not cached", ", ".join(edited))
+            if expecting:
+                expecting.decline(function.__name__, "code edited during the run")
             return None
-        ingredients = {
-            "stage": function.__name__,
-            "code": code_of(function.__module__),
-            "libraries": libraries_of(function.__module__),
-            "inputs": {name: _content(value) for name, value in inputs.items()},
-        }
-        return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+        ingredients = Ingredients(
+            stage=function.__name__,
+            code=code,
+            libraries=libraries,
+            inputs={name: content_of(value) for name, value in inputs.items()},
+        )
+        if expecting:
+            expecting.expect(ingredients)
+        return ingredients.key
 
 
-def _content(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise TypeError(f"A stage's inputs are records or plain values. Received: {type(value)}.")
-
-
-CODE_AND_INPUTS = CodeAndInputs()
+# Serializable: two runs that need the same result compute it once, see KernelLocks.
+CODE_AND_INPUTS = CodeAndInputs(isolation_level=IsolationLevel.SERIALIZABLE)

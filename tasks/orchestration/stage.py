@@ -1,18 +1,39 @@
-"""`@stage`: a Prefect task that keeps its account in the run's ledger."""
+"""`@stage`: a Prefect task that keeps its account in the run's ledger.
+
+A stage that meets a stored file which is missing or altered has it computed anew by the
+stage that it came from, in the same run, and goes on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from prefect import Task
+from prefect import Task, get_run_logger
 from prefect.cache_policies import NO_CACHE, CachePolicy
-from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
+from prefect.context import FlowRunContext
 
-from tasks.ledger import current_ledger
+from tasks.errors import PayloadError
+from tasks.ledger import Call, Ledger, current_ledger
+from tasks.records import BlobRef, Record
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@runtime_checkable
+class Accountable(Protocol):
+    """Result storage that knows why a stage ran, and that forgets what is damaged."""
+
+    def settle(self, stage: str, *, cached: bool) -> str:
+        """Why a stage ran or did not. Raises StoreError when its result was not stored."""
+
+    def condemn(self, ref: BlobRef) -> None:
+        """Forget a stored file that is missing or altered."""
+
+    def disown(self, stage: str) -> None:
+        """Do not keep what the stage is computing."""
 
 
 class Stage(Task[P, R]):
@@ -24,40 +45,108 @@ class Stage(Task[P, R]):
             """Run the stage in the current flow run, as `Task.__call__` does."""
             ledger = current_ledger()
             ledger.start(self.name)
+            args, kwargs = _current(ledger, args, kwargs)
             try:
                 state = super().__call__(*args, return_state=True, **kwargs)
+                outcome = self._outcome(state.name, failed=state.is_failed())
             except BaseException as interruption:  # Ctrl-C, SIGTERM: noted and passed on
                 ledger.finish(self.name, "failed", type(interruption).__name__)
                 raise
-            ledger.finish(self.name, *self._outcome(state.name, failed=state.is_failed()))
+            ledger.finish(self.name, *outcome)
+            if state.is_completed():
+                ledger.calls.append(Call(self.name, self, args, kwargs, state.result()))
             return state if return_state else state.result()
 
     def _outcome(self, state_name: str | None, *, failed: bool) -> tuple[str, str]:
         if failed:
             return "failed", "see the error"
-        if state_name == "Cached":
-            return "cached", "unchanged"
-        if self.cache_policy is NO_CACHE:
+        cached = state_name == "Cached"
+        results = _results()
+        if self.cache_policy is NO_CACHE or results is None:
             return "computed", "always runs"
-        return "computed", "refresh" if PREFECT_TASKS_REFRESH_CACHE.value() else "no cached result"
+        return "cached" if cached else "computed", results.settle(self.name, cached=cached)
 
 
-def stage(*, cache_policy: CachePolicy, tags: set[str]) -> Callable[[Callable[P, R]], Stage[P, R]]:
+def stage(*, cache_policy: CachePolicy) -> Callable[[Callable[P, R]], Stage[P, R]]:
     """Declare a function a stage of the pipeline.
+
+    Stages have no tags: Prefect asks its server about the limits of each tag, even when the
+    result is cached.
 
     Args:
         cache_policy: CODE_AND_INPUTS, or NO_CACHE for what must leave its mark on every run.
-        tags: shown on the task run in the Prefect UI.
     """
 
     def declare(function: Callable[P, R]) -> Stage[P, R]:
         name = function.__name__
         return Stage(
-            function,
+            _restoring(function, name, keyed=cache_policy is not NO_CACHE),
             name=name,
             task_run_name=name,
-            tags=tags,
             cache_policy=cache_policy,
         )
 
     return declare
+
+
+def _restoring(function: Callable[P, R], name: str, *, keyed: bool) -> Callable[P, R]:
+    """The function, called again after a stored file that it needs was computed anew."""
+
+    @wraps(function)
+    def body(*args: Any, **kwargs: Any) -> R:
+        restored: set[str] = set()
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except PayloadError as damage:
+                if damage.ref.sha256 in restored:
+                    raise
+                _restore(damage)
+                restored.add(damage.ref.sha256)
+            before = args, kwargs
+            args, kwargs = _current(current_ledger(), args, kwargs)
+            results = _results()
+            if keyed and results is not None and _content(before) != _content((args, kwargs)):
+                results.disown(name)  # other weights than the key says, as on another machine
+
+    return body
+
+
+def _restore(damage: PayloadError) -> None:
+    """Run the stage again that a stored file came from. Raises the damage if there is none."""
+    ledger, results = current_ledger(), _results()
+    for call in ledger.calls:
+        for name, ref in _files(call.result).items():
+            if ref == damage.ref and results is not None:
+                get_run_logger().warning(
+                    "%s runs again: its %s is missing or altered", call.name, name
+                )
+                results.condemn(ref)
+                ledger.repeat(call)
+                return
+    raise damage
+
+
+def _files(result: object) -> dict[str, BlobRef]:
+    return result.stored_files() if isinstance(result, Record) else {}
+
+
+def _current(
+    ledger: Ledger, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (
+        tuple(ledger.current(value) for value in args),
+        {name: ledger.current(value) for name, value in kwargs.items()},
+    )
+
+
+def _content(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Any]:
+    args, kwargs = arguments
+    values = [*args, *kwargs.values()]
+    return [value.content() if isinstance(value, Record) else value for value in values]
+
+
+def _results() -> Accountable | None:
+    run = FlowRunContext.get()
+    storage: object = run.result_store.result_storage if run else None
+    return storage if isinstance(storage, Accountable) else None

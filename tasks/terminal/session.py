@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -52,6 +53,7 @@ class Session:
         Exits with status 2 when the command line is wrong; the server then goes with it.
         """
         started = time.perf_counter()
+        gc.disable()  # imports make a million objects and no garbage; `run` enables it again
         signal.signal(signal.SIGINT, _quit)  # until `run` takes over: no traceback of an import
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -76,6 +78,8 @@ class Session:
         from tasks.errors import PipelineError
         from tasks.terminal.display import Display, print_traceback
 
+        gc.freeze()
+        gc.enable()
         display = Display()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
