@@ -1,0 +1,141 @@
+"""Looking after a store: what is in it, what can go, whether it is intact."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tasks.entries import Entries, Entry
+from tasks.errors import EntryError
+from tasks.records import BlobRef
+from tasks.store import PARTIAL, Store, errors_named, sha256_of_file
+
+# A run stores its arrays before the result that names them: what is younger may be in use.
+UNFINISHED_SECONDS = 3600
+CACHED = ("results", "latest", "blobs", "locks", "warm")  # results first: they name the rest
+
+
+@dataclass(frozen=True)
+class Item:
+    """One cached result and the files it names. `stage` is "?" for a torn one."""
+
+    key: str
+    stage: str
+    computed: datetime
+    used: datetime
+    files: tuple[BlobRef, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """What its files take; other results may share them."""
+        return sum(ref.size_bytes for ref in self.files)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed: results, stored files, and the bytes of the latter."""
+
+    results: int
+    files: int
+    size_bytes: int
+
+
+def inventory(entries: Entries) -> list[Item]:
+    """Every cached result, the one used last first."""
+    items = []
+    for key in entries:
+        with suppress(FileNotFoundError):  # pruned by another process meanwhile
+            used = datetime.fromtimestamp(entries.path(key).stat().st_mtime, UTC)
+            items.append(_item(entries, key, used))
+    return sorted(items, key=lambda item: item.used, reverse=True)
+
+
+def stored_bytes(store: Store) -> int:
+    """What the stored files take, whether or not a result names them."""
+    return sum(path.stat().st_size for path in _files(store))
+
+
+def prune(
+    entries: Entries, *, max_bytes: int | None = None, max_age: timedelta | None = None
+) -> Pruned:
+    """Remove what was not used for `max_age`, then what was used longest ago.
+
+    Goes on until the files of the results that are left take at most `max_bytes`. Files that no
+    result names go, too, unless a run may still be about to name them.
+    """
+    items = kept = inventory(entries)
+    if max_age is not None:
+        oldest = datetime.now(UTC) - max_age
+        kept = [item for item in kept if item.used >= oldest]
+    while kept and max_bytes is not None and _total_bytes(kept) > max_bytes:
+        kept = kept[:-1]
+    gone = items[len(kept) :]
+    for item in gone:
+        _remove(entries.path(item.key))
+    kept_files = {entries.store.path(ref) for item in kept for ref in item.files}
+    gone_files = {entries.store.path(ref) for item in gone for ref in item.files}
+    finished = time.time() - UNFINISHED_SECONDS
+    sizes = []
+    for path in _files(entries.store):
+        status = path.stat()
+        if path not in kept_files and (path in gone_files or status.st_mtime < finished):
+            _remove(path)
+            sizes.append(status.st_size)
+    return Pruned(len(gone), len(sizes), sum(sizes))
+
+
+def damages(entries: Entries) -> Iterator[str]:
+    """Everything that is not what it should be, a line each; every digest is computed."""
+    for key in entries:
+        try:
+            entry = entries.read(key)
+        except FileNotFoundError:
+            continue
+        except EntryError as error:
+            yield str(error)
+            continue
+        for name, ref in entry.result.stored_files().items():
+            if not entries.store.path(ref).exists():
+                yield f"{entry.ingredients.stage}: {name} is missing ({entries.store.path(ref)})"
+    for path in _files(entries.store):
+        with suppress(FileNotFoundError):
+            if sha256_of_file(path) != path.stem:
+                yield f"{path} is altered: its SHA-256 is not its name"
+
+
+def clear(store: Store) -> None:
+    """Remove every result and stored file. Downloaded datasets stay."""
+    for name in CACHED:
+        folder = store.root / name
+        if folder.is_dir():
+            with errors_named(folder):
+                shutil.rmtree(folder)
+
+
+def _item(entries: Entries, key: str, used: datetime) -> Item:
+    try:
+        entry: Entry = entries.read(key)
+    except EntryError:
+        return Item(key, "?", used, used, ())
+    files = tuple(entry.result.stored_files().values())
+    return Item(key, entry.ingredients.stage, entry.computed, used, files)
+
+
+def _total_bytes(items: list[Item]) -> int:
+    return sum(ref.size_bytes for ref in {ref for item in items for ref in item.files})
+
+
+def _files(store: Store) -> list[Path]:
+    if not store.blobs.is_dir():
+        return []
+    return sorted(path for path in store.blobs.iterdir() if path.suffix != PARTIAL)
+
+
+def _remove(path: Path) -> None:
+    with errors_named(path):
+        path.unlink(missing_ok=True)
