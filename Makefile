@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-pythons check format bench lock clean
+.PHONY: help run test test-all test-pythons check format bench cases lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ format: $(VENV)/.dev ## format the code and mend what the linter can
 
 bench: $(VENV)/.dev ## measure speed and memory beside their references
 	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+
+cases: $(VENV)/.dev ## what runs again after a change or damage, beside the obvious Prefect flow
+	@$(BIN)/python tests/benchmarks/cases.py
 
 lock: $(VENV)/.dev ## renew the two locks from pyproject.toml
 	$(BIN)/python -m uv pip compile pyproject.toml --extra build --universal --python-version 3.11 \
