@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from tasks.errors import EntryError, StoreError
 from tasks.ingredients import Ingredients
 from tasks.records import DatasetRef, Metrics, ModelRef, Record, ValidationReport
 from tasks.store import Store, write_atomically
+
+KEY = re.compile("[0-9a-f]{64}")
 
 RESULT_TYPES: dict[str, type[Record]] = {
     kind.__name__: kind for kind in (DatasetRef, ValidationReport, ModelRef, Metrics)
@@ -58,6 +61,17 @@ def decode_result(kind: str, value: Any) -> Record:
     return RESULT_TYPES[kind].model_validate(value, strict=False)
 
 
+def regular_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """The files of a folder that are named as ours are; nothing else is ever touched."""
+    with suppress(OSError):
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if name.fullmatch(path.name) and path.is_file() and not path.is_symlink()
+        )
+    return []
+
+
 class Entries:
     """The entries of one store."""
 
@@ -70,9 +84,7 @@ class Entries:
 
     def __iter__(self) -> Iterator[str]:
         """The keys of all entries, torn ones included."""
-        folder = self.store.results
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
-        return (path.name for path in paths if path.suffix == "")
+        return (path.name for path in regular_files(self.store.results, KEY))
 
     def read(self, key: str) -> Entry:
         """One entry. Raises EntryError unless it is whole, and FileNotFoundError."""

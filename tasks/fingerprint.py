@@ -13,18 +13,21 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-import time
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-# What runs is what was imported; a file that changed later is not what its digest would say.
-STARTED_NS = time.time_ns()
+from tasks import STARTED_NS
 
-# What counts as the project's code beside the package that the stage itself is in.
+# Where this project lies, and where, if it is installed beside everybody else's packages, only
+# its own and the stage's are its code.
+PROJECT_ROOT = Path(__file__).parents[1]
 PROJECT_PACKAGES = ("flows", "tasks")
+EDITED = "code edited during the run"  # why a result is not kept
+SHARED_FOLDERS = ("site-packages", "dist-packages")
 
 # Libraries that compute values. Those that carry, draw or schedule cannot change a result.
 COMPUTING_LIBRARIES = {
@@ -41,7 +44,7 @@ class Fingerprint(NamedTuple):
     """What a stage's result depends on besides its inputs.
 
     `code`: SHA-256 by file, relative to the folder of its package.
-    `libraries`: installed version by distribution.
+    `libraries`: installed version by distribution, and Python's own.
     `edited`: the files that changed after this process started, so that what runs is not
     what `code` says.
     """
@@ -54,54 +57,67 @@ class Fingerprint(NamedTuple):
 def fingerprint_of(module: str) -> Fingerprint:
     """The code and the libraries that a module reaches, itself included.
 
-    A project module is one of PROJECT_PACKAGES or of the module's own top-level package.
-    Raises ValueError for a module that has no file.
+    Project code is what lies in the folder of the module's top-level package or of this
+    project's. Raises ValueError for a module that has no file.
     """
-    root = _root_of(module)
-    reached = _reached(module, root)
-    packages = {name.partition(".")[0] for file in reached.values() for name in file.imports}
+    reached = _reached(module)
+    packages = {top_level(name) for file in reached.values() for name in file.imports}
+    computing = {
+        distribution: _version(distribution)
+        for package, distribution in sorted(COMPUTING_LIBRARIES.items())
+        if package in packages
+    }
     return Fingerprint(
-        code={path.relative_to(root).as_posix(): file.sha256 for path, file in reached.items()},
-        libraries={
-            distribution: _version(distribution)
-            for package, distribution in sorted(COMPUTING_LIBRARIES.items())
-            if package in packages
-        },
-        edited=[
-            path.relative_to(root).as_posix()
-            for path in reached
-            if path.stat().st_mtime_ns > STARTED_NS
-        ],
+        code={file.name: file.sha256 for file in reached.values()},
+        libraries={"python": "{}.{}".format(*sys.version_info), **computing},
+        edited=[file.name for path, file in reached.items() if max(_stamp(path)[:2]) > STARTED_NS],
     )
 
 
-class SourceCode(NamedTuple):
-    """One file of source code: its digest and the modules that it may import."""
+def top_level(module: str) -> str:
+    """The package that a module is in."""
+    return module.partition(".")[0]
 
+
+class SourceCode(NamedTuple):
+    """One file of source code: its name, its digest and the modules that it may import."""
+
+    name: str
     sha256: str
     imports: tuple[str, ...]
 
 
-def _reached(module: str, root: Path) -> dict[Path, SourceCode]:
-    packages = {*PROJECT_PACKAGES, module.partition(".")[0]}
+def _reached(module: str) -> dict[Path, SourceCode]:
+    roots = dict.fromkeys((_root_of(module), PROJECT_ROOT))
+    packages = {*PROJECT_PACKAGES, top_level(module)}
     reached: dict[Path, SourceCode] = {}
     waiting, seen = [module], set()
     while waiting:
         name = waiting.pop()
-        if name in seen or name.partition(".")[0] not in packages:
+        if name in seen:
             continue
         seen.add(name)
-        path = _file_of(root, name)
-        if path is not None:
-            reached[path] = _read(path, name, path.stat().st_mtime_ns)
-            waiting += [*reached[path].imports, *_parents(name)]
+        for root in roots:
+            shared = root.name in SHARED_FOLDERS and top_level(name) not in packages
+            here = not shared and _is_here(root, top_level(name))
+            path = _file_of(root, name) if here else None
+            if path is not None:
+                reached[path] = _read(path, root, name, _stamp(path))
+                waiting += [*reached[path].imports, *_parents(name)]
+                break
     return dict(sorted(reached.items()))
 
 
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What differs when a file has changed: times of its content and its place, and its size."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size  # a copy may keep an old mtime
+
+
 @lru_cache(maxsize=1024)
-def _read(path: Path, module: str, modified_ns: int) -> SourceCode:
-    """Digest a file and list its imports. `modified_ns` only keys the cache."""
-    del modified_ns
+def _read(path: Path, root: Path, module: str, stamp: tuple[int, int, int]) -> SourceCode:
+    """Digest a file and list its imports. `stamp` only keys the cache."""
+    del stamp
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     imports: list[str] = []
     flat: list[object] = []
@@ -109,21 +125,28 @@ def _read(path: Path, module: str, modified_ns: int) -> SourceCode:
     while waiting:  # the tree from its root on, each node by its type and its fields in order
         node = waiting.pop()
         if isinstance(node, ast.AST):
-            flat.append(type(node).__name__)
             if isinstance(node, ast.Import | ast.ImportFrom):
                 imports += _imported(node, package)
             elif isinstance(
                 node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
             ):
                 _drop_docstring(node)
-            waiting += [getattr(node, field, None) for field in node._fields]
+            flat.append(type(node).__name__)
+            for field in node._fields:
+                value = getattr(node, field, None)
+                # Without empty ones: each version of Python adds some, and keys would differ.
+                if value is not None and (value or not isinstance(value, list)):
+                    flat.append(field)
+                    waiting.append(value)
         elif isinstance(node, list):
             flat.append(len(node))
             waiting += node
         else:
             flat.append(node)
     return SourceCode(
-        hashlib.sha256(repr(flat).encode()).hexdigest(), tuple(dict.fromkeys(imports))
+        name=path.relative_to(root).as_posix(),
+        sha256=hashlib.sha256(repr(flat).encode()).hexdigest(),
+        imports=tuple(dict.fromkeys(imports)),
     )
 
 
@@ -159,9 +182,14 @@ def _root_of(module: str) -> Path:
     return origin.parent.parent if origin.name == "__init__.py" else origin.parent
 
 
+@lru_cache(maxsize=1024)
+def _is_here(root: Path, package: str) -> bool:
+    return (root / package).is_dir() or (root / f"{package}.py").is_file()
+
+
 def _file_of(root: Path, module: str) -> Path | None:
     base = root.joinpath(*module.split("."))
-    for path in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
+    for path in (base / "__init__.py", base.with_name(f"{base.name}.py")):  # as Python does
         if path.is_file():
             return path
     return None

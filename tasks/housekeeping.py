@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tasks.entries import Entries, Entry
+from tasks.entries import KEY, Entries, Entry, regular_files
 from tasks.errors import EntryError
 from tasks.records import BlobRef
-from tasks.store import PARTIAL, Store, errors_named, sha256_of_file
+from tasks.store import Store, errors_named, sha256_of_file
 
 # A run stores its arrays before the result that names them: what is younger may be in use.
 UNFINISHED_SECONDS = 3600
-CACHED = ("results", "latest", "blobs", "locks", "warm")  # results first: they name the rest
+LONGEST_AGE = timedelta(days=100 * 365)
+BLOB = re.compile(r"[0-9a-f]{64}\.(npy|keras)")
+STAGE = re.compile("[a-z_]+")
+NOTE = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,11 @@ def inventory(entries: Entries) -> list[Item]:
 
 def stored_bytes(store: Store) -> int:
     """What the stored files take, whether or not a result names them."""
-    return sum(path.stat().st_size for path in _files(store))
+    total = 0
+    for path in _files(store):
+        with suppress(FileNotFoundError):  # a run, or another command, has removed it meanwhile
+            total += path.stat().st_size
+    return total
 
 
 def prune(
@@ -70,10 +78,10 @@ def prune(
     """
     items = kept = inventory(entries)
     if max_age is not None:
-        oldest = datetime.now(UTC) - max_age
+        oldest = datetime.now(UTC) - min(max_age, LONGEST_AGE)
         kept = [item for item in kept if item.used >= oldest]
-    while kept and max_bytes is not None and _total_bytes(kept) > max_bytes:
-        kept = kept[:-1]
+    if max_bytes is not None:
+        kept = _within(kept, max_bytes)
     gone = items[len(kept) :]
     for item in gone:
         _remove(entries.path(item.key))
@@ -82,10 +90,11 @@ def prune(
     finished = time.time() - UNFINISHED_SECONDS
     sizes = []
     for path in _files(entries.store):
-        status = path.stat()
-        if path not in kept_files and (path in gone_files or status.st_mtime < finished):
-            _remove(path)
-            sizes.append(status.st_size)
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            if path not in kept_files and (path in gone_files or status.st_mtime < finished):
+                _remove(path)
+                sizes.append(status.st_size)
     return Pruned(len(gone), len(sizes), sum(sizes))
 
 
@@ -103,18 +112,24 @@ def damages(entries: Entries) -> Iterator[str]:
             if not entries.store.path(ref).exists():
                 yield f"{entry.ingredients.stage}: {name} is missing ({entries.store.path(ref)})"
     for path in _files(entries.store):
-        with suppress(FileNotFoundError):
+        try:
             if sha256_of_file(path) != path.stem:
                 yield f"{path} is altered: its SHA-256 is not its name"
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield f"{path} is unreadable: {error.strerror}"
 
 
 def clear(store: Store) -> None:
-    """Remove every result and stored file. Downloaded datasets stay."""
-    for name in CACHED:
-        folder = store.root / name
-        if folder.is_dir():
-            with errors_named(folder):
-                shutil.rmtree(folder)
+    """Remove every result and stored file, and nothing that is not ours.
+
+    Downloaded datasets stay, and so do the folders: a run may be using them.
+    """
+    ours = {store.results: KEY, store.latest: STAGE, store.blobs: BLOB, store.root / "warm": NOTE}
+    for folder, name in ours.items():  # results first: they name the rest
+        for path in regular_files(folder, name):
+            _remove(path)
 
 
 def _item(entries: Entries, key: str, used: datetime) -> Item:
@@ -126,14 +141,20 @@ def _item(entries: Entries, key: str, used: datetime) -> Item:
     return Item(key, entry.ingredients.stage, entry.computed, used, files)
 
 
-def _total_bytes(items: list[Item]) -> int:
-    return sum(ref.size_bytes for ref in {ref for item in items for ref in item.files})
+def _within(items: list[Item], max_bytes: int) -> list[Item]:
+    """As many of the first items as their files, counted once each, leave room for."""
+    uses = Counter(ref for item in items for ref in item.files)
+    total_bytes = sum(ref.size_bytes for ref in uses)
+    kept = list(items)
+    while kept and total_bytes > max_bytes:
+        for ref in kept.pop().files:
+            uses[ref] -= 1
+            total_bytes -= 0 if uses[ref] else ref.size_bytes
+    return kept
 
 
 def _files(store: Store) -> list[Path]:
-    if not store.blobs.is_dir():
-        return []
-    return sorted(path for path in store.blobs.iterdir() if path.suffix != PARTIAL)
+    return regular_files(store.blobs, BLOB)
 
 
 def _remove(path: Path) -> None:

@@ -74,7 +74,7 @@ def _export_model(settings: RunSettings, raw: DatasetRef, model: ModelRef, store
     path = folder / f"{raw.name}-{settings.model}-{model.weights_sha256[:12]}.keras"
     with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
-        with new_file(folder) as file:
+        with new_file(folder, option="--model-dir") as file:
             copyfile(store.require(model.keras_file), file.temporary)
             file.temporary.chmod(0o644)  # to be served by others, unlike the cache
             file.publish(path)
@@ -86,7 +86,7 @@ def _write_report(folder: Path, report: RunReport) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     moment, run = f"{report.finished:%Y%m%dT%H%M%S}", report.run_id[:8]
     path = folder / f"{moment}-{report.run_name}-{run}.md"
-    write_atomically(path, report.markdown().encode())
+    write_atomically(path, report.markdown().encode(), option="--model-dir")
     return path
 
 

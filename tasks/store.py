@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -68,20 +69,21 @@ _intact: set[tuple[Path, int, int, int]] = set()
 class NewFile:
     """A file under a temporary name that gets its real name when it is complete."""
 
-    def __init__(self, folder: Path) -> None:
-        with errors_named(folder):
+    def __init__(self, folder: Path, option: str) -> None:
+        self._option = option
+        with errors_named(folder, option):
             handle, name = tempfile.mkstemp(dir=folder, suffix=PARTIAL)
         self._file = os.fdopen(handle, "wb")
         self.temporary = Path(name)
 
     def write(self, buffer: bytes | memoryview) -> None:
         """Append bytes. Raises StoreFullError or StoreError."""
-        with errors_named(self.temporary):
+        with errors_named(self.temporary, self._option):
             self._file.write(buffer)
 
     def publish(self, path: Path) -> None:
         """Give the file its name, replacing what stood there in one step."""
-        with errors_named(path):
+        with errors_named(path, self._option):
             self._file.flush()
             self.temporary.replace(path)
 
@@ -93,18 +95,18 @@ class NewFile:
 
 
 @contextmanager
-def new_file(folder: Path) -> Iterator[NewFile]:
+def new_file(folder: Path, option: str = "--cache-dir") -> Iterator[NewFile]:
     """Open a new file in `folder`; without a call of `publish` it leaves nothing behind."""
-    file = NewFile(folder)
+    file = NewFile(folder, option)
     try:
         yield file
     finally:
         file.discard()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, option: str = "--cache-dir") -> None:
     """Write a small file so that readers see the old content or the new, never a part."""
-    with new_file(path.parent) as file:
+    with new_file(path.parent, option) as file:
         file.write(content)
         file.publish(path)
 
@@ -193,6 +195,8 @@ class Store(Record):
         for folder in (self.root, self.blobs, self.results, self.latest, self.locks):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.blobs, self.results, self.latest):
+            with errors_named(folder):
                 _remove_abandoned(folder)
 
     def path(self, ref: BlobRef) -> Path:
@@ -220,10 +224,6 @@ class Store(Record):
             )
         return path
 
-    def is_intact(self, ref: BlobRef) -> bool:
-        """Whether the file is there and its bytes give its digest; read anew for the answer."""
-        return self.holds(ref) and sha256_of_file(self.path(ref)) == ref.sha256
-
     def _damage(self, ref: BlobRef) -> str:
         path = self.path(ref)
         try:
@@ -233,7 +233,11 @@ class Store(Record):
         if size_bytes != ref.size_bytes:
             return f"{size_bytes} bytes, not {ref.size_bytes}"
         if _identity(path) not in _intact:
-            if (digest := sha256_of_file(path)) != ref.sha256:
+            try:
+                digest = sha256_of_file(path)
+            except OSError as error:
+                return f"unreadable: {error.strerror or error}"
+            if digest != ref.sha256:
                 return f"SHA-256 {digest}"
             _intact.add(_identity(path))
         return ""
@@ -295,7 +299,7 @@ def _remove_abandoned(folder: Path) -> None:
     for partial in folder.glob(f"*{PARTIAL}"):
         with suppress(FileNotFoundError):  # another run sweeps, too
             if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
-                partial.unlink()
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
 def sha256_of_file(path: Path) -> str:

@@ -13,7 +13,7 @@ from tasks.ledger import report_epoch
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import DatasetRef, EpochMetrics, ModelRef, TrainingPlan
-from tasks.store import Store, errors_named
+from tasks.store import PARTIAL, Store, errors_named
 
 
 @stage(cache_policy=CODE_AND_INPUTS)
@@ -49,7 +49,10 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
         seed=plan.seed,
         on_epoch=on_epoch,
     )
-    with errors_named(store.root), tempfile.TemporaryDirectory(dir=store.root) as folder:
+    with (
+        errors_named(store.blobs),
+        tempfile.TemporaryDirectory(dir=store.blobs, suffix=PARTIAL) as folder,
+    ):
         path = Path(folder) / "model.keras"
         model.save(path)
         return ModelRef(

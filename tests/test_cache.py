@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -218,6 +219,18 @@ class TestChanges:
         assert run.computed == STAGES
         assert set(reasons(run).values()) == {"code edited during the run"}
         assert files_below(tmp_path / "cache" / "results") == before
+
+
+def test_code_edited_after_the_key_was_made_is_not_kept(
+    after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage imports in its body; what it computed may come from newer code than its key says."""
+    longer = after_a_run.model_copy(update={"epochs": 3})
+    with monkeypatch.context() as patch:
+        newer = Fingerprint(code={}, libraries={}, edited=["tasks/training.py"])
+        patch.setattr("tasks.orchestration.stage.fingerprint_of", lambda _: newer)
+        assert reasons(run_flow(longer))["train"] == "code edited during the run"
+    assert reasons(run_flow(longer))["train"] == "epochs 2 → 3"
 
 
 class TestLostAndDamagedFiles:
@@ -480,8 +493,8 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no room for results; arrays, which are larger, still find some."""
     create = NewFile.__init__
 
-    def without_room(file: NewFile, folder: Path) -> None:
-        create(file, folder)
+    def without_room(file: NewFile, folder: Path, option: str) -> None:
+        create(file, folder, option)
         if folder.name == "results":
             file._file.close()
             file._file = io.BufferedWriter(FullDisk(file.temporary, "w"))
@@ -585,6 +598,7 @@ class TestOwnStages:
     def package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourcePackage:
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr("sys.dont_write_bytecode", True)  # it would be found by its second
+        monkeypatch.setattr("tasks.fingerprint.STARTED_NS", sys.maxsize)  # after it is written
         package = SourcePackage(tmp_path)
         package.write("__init__.py", "")
         package.write("helper.py", HELPER)
@@ -739,11 +753,19 @@ class TestOwnStages:
         np.testing.assert_array_equal(2 * drawn, doubled)
 
     def test_edited_stage_goes_on_with_other_inputs_and_keeps_nothing(
-        self, package: SourcePackage, settings: RunSettings, tmp_path: Path
+        self,
+        package: SourcePackage,
+        settings: RunSettings,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         self.draw_and_double(package, settings)
         flip_bit(file_of("draw", "probabilities", settings))
-        os.utime(tmp_path / package.name / "double.py")  # now, after this process started
+        edited = tmp_path / package.name / "double.py"
+        newest = max(path.stat().st_ctime_ns for path in edited.parent.glob("*.py"))
+        monkeypatch.setattr("tasks.fingerprint.STARTED_NS", newest)
+        while edited.stat().st_ctime_ns <= newest:  # the file system's clock goes in steps
+            edited.touch()
         before = files_below(settings.cache_root / "results")
 
         doubled, heard = self.draw_and_double(package, settings)

@@ -200,13 +200,17 @@ def test_refusal_names_the_file_and_what_happens_next(entries: Entries) -> None:
     )
 
 
-def test_keys_of_damaged_entries_are_listed_and_those_of_unfinished_ones_are_not(
+def test_keys_of_damaged_entries_are_listed_and_what_is_not_ours_is_not(
     entries: Entries,
 ) -> None:
-    entries.path("damaged").touch()
+    damaged = "0" * 64
+    entries.path(damaged).touch()
     entries.path("unfinished.partial").touch()
+    entries.path("paper.csv").touch()
+    entries.path("1" * 64).mkdir()
+    entries.path("2" * 64).symlink_to("nowhere")
 
-    assert list(entries) == ["damaged"]
+    assert list(entries) == [damaged]
 
 
 def test_use_of_an_entry_is_noted_in_its_time(entries: Entries) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -26,13 +25,16 @@ class Package(SourcePackage):
         return set(self.code_of(module)) - {"__init__.py"}
 
     def libraries_of(self, module: str) -> dict[str, str]:
-        return fingerprint_of(f"{self.name}.{module}").libraries
+        """The versions of the libraries that a module reaches, Python's own apart."""
+        versions = fingerprint_of(f"{self.name}.{module}").libraries
+        return {name: version for name, version in versions.items() if name != "python"}
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     """A package whose module `stage` imports `helper`; `stranger` stands beside them."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("tasks.fingerprint.STARTED_NS", sys.maxsize)  # after it is written
     package = Package(tmp_path)
     package.write("__init__.py", "")
     package.write("stage.py", "from PACKAGE.helper import half\n")
@@ -217,23 +219,53 @@ def test_stage_of_this_project_reaches_the_code_that_decides_its_result() -> Non
     assert not {"tasks/network.py", "tasks/terminal/display.py"} & set(code)
 
 
-def test_other_packages_beside_the_stage_do_not_count(package: Package, tmp_path: Path) -> None:
-    """An installed project lies among all the libraries."""
-    (tmp_path / "a_library.py").write_text("import numpy\n", encoding="utf-8")
+@pytest.mark.parametrize("path", ["helpers.py", "helpers/__init__.py", "helpers/half.py"])
+def test_other_packages_beside_the_stage_count(path: str, package: Package, tmp_path: Path) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text("HALF = 0.5\n", encoding="utf-8")
+    package.write("stage.py", "from helpers import half\n")
+    assert path in package.files_of("stage")
+
+
+def test_other_packages_do_not_count_where_everybody_installs_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "site-packages"
+    monkeypatch.syspath_prepend(shared)
+    package = Package(shared)
+    package.write("__init__.py", "")
     package.write("stage.py", "import a_library\n")
+    (shared / "a_library.py").write_text("import numpy\n", encoding="utf-8")
     assert package.files_of("stage") == {"stage.py"}
+
+
+def test_stage_from_elsewhere_reaches_the_code_of_this_project(package: Package) -> None:
+    package.write("stage.py", "from tasks.records import SPLITS\n")
+    assert "tasks/records.py" in package.files_of("stage")
+
+
+def test_package_wins_over_a_module_of_the_same_name(package: Package) -> None:
+    package.write("helper/__init__.py", "def half(x):\n    return x / 2\n")
+    assert package.files_of("stage") == {"stage.py", "helper/__init__.py"}
+
+
+def test_pythons_own_version_counts(package: Package) -> None:
+    version = fingerprint_of(f"{package.name}.stage").libraries["python"]
+    assert version == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def test_files_edited_before_the_start_are_not_listed(package: Package) -> None:
     assert fingerprint_of(f"{package.name}.stage").edited == []
 
 
-def test_files_edited_after_the_start_are_listed(package: Package, tmp_path: Path) -> None:
-    now = time.time_ns()
-    for module in ("helper", "stranger"):  # of which only the first is reached
-        os.utime(tmp_path / package.name / f"{module}.py", ns=(now, now))
-
-    assert fingerprint_of(f"{package.name}.stage").edited == [f"{package.name}/helper.py"]
+def test_files_edited_after_the_start_are_listed(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even with an old time: a copy or a move keeps it."""
+    monkeypatch.setattr("tasks.fingerprint.STARTED_NS", 0)
+    files = ["__init__.py", "helper.py", "stage.py"]  # the stranger is not reached
+    expected = [f"{package.name}/{file}" for file in files]
+    assert fingerprint_of(f"{package.name}.stage").edited == expected
 
 
 def test_files_are_named_from_the_folder_of_their_package(package: Package) -> None:

@@ -104,6 +104,19 @@ def test_file_that_no_result_names_goes_after_an_hour(store: Store) -> None:
     assert not path.exists()
 
 
+def test_pruning_by_an_age_beyond_all_times_keeps_everything(store: Store) -> None:
+    keep(store, "evaluate", content=1)
+    assert prune(Entries(store), max_age=timedelta(days=999_999)) == Pruned(0, 0, 0)
+
+
+def test_what_is_not_a_file_of_ours_is_left_alone(store: Store) -> None:
+    (store.blobs / f"{'0' * 64}.npy").symlink_to("nowhere")
+    (store.blobs / f"{'1' * 64}.npy").mkdir()
+    assert list(damages(Entries(store))) == []
+    assert prune(Entries(store), max_bytes=0) == Pruned(0, 0, 0)
+    assert stored_bytes(store) == 0
+
+
 def test_torn_result_is_pruned_by_age(store: Store) -> None:
     key = keep(store, "evaluate", content=1)
     (store.results / key).write_text("{")
@@ -137,11 +150,12 @@ def test_torn_result_is_named(store: Store) -> None:
 
 def test_clearing_keeps_downloads_and_what_is_not_ours(store: Store) -> None:
     keep(store, "evaluate", content=1)
-    for path in ("downloads/kmnist/t10k-labels-idx1-ubyte.gz", "notes.txt"):
+    others = {"downloads/kmnist/t10k-labels-idx1-ubyte.gz", "notes.txt", "results/paper.csv"}
+    for path in others:
         (store.root / path).parent.mkdir(parents=True, exist_ok=True)
         (store.root / path).write_text("mine")
     clear(store)
-    assert files_below(store.root) == {"downloads/kmnist/t10k-labels-idx1-ubyte.gz", "notes.txt"}
+    assert files_below(store.root) == others
 
 
 def test_list_shows_each_result_and_the_sum(
@@ -193,6 +207,7 @@ def test_prune_says_what_it_removed(store: Store, capsys: pytest.CaptureFixture[
         (["prune"], "needs --max-size, --max-age or both"),
         (["prune", "--max-size", "2XB"], "a size such as 2GB or 500MB, not '2XB'"),
         (["prune", "--max-age", "30"], "an age such as 30d, 12h or 2w, not '30'"),
+        (["--cache-dir", "", "clear"], "a folder must not be empty"),
         (["tidy"], "invalid choice: 'tidy'"),
     ],
 )

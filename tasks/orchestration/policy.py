@@ -10,7 +10,7 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.transactions import IsolationLevel
 
-from tasks.fingerprint import fingerprint_of
+from tasks.fingerprint import EDITED, fingerprint_of
 from tasks.ingredients import Ingredients, content_of
 
 
@@ -55,7 +55,7 @@ class CodeAndInputs(CachePolicy):
         if edited:
             get_run_logger().warning("%s changed during the run: not cached", ", ".join(edited))
             if expecting:
-                expecting.decline(function.__name__, "code edited during the run")
+                expecting.decline(function.__name__, EDITED)
             return None
         ingredients = Ingredients(
             stage=function.__name__,

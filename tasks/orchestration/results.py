@@ -62,6 +62,7 @@ class Lookup:
     found: Entry | None = None
     damage: str = ""  # for instance "lost: x_train"
     keep: bool = True
+    disowned: str = ""  # why it is not kept, if a person should know
     failure: StoreError | None = None
 
 
@@ -97,10 +98,11 @@ class StageResults(WritableFileSystem):
         self._condemned.add(ref.sha256)
         self.entries.store.discard(ref)
 
-    def disown(self, stage: str) -> None:
-        """Do not keep the result that the stage is computing: its inputs are not its key's."""
+    def disown(self, stage: str, why: str) -> None:
+        """Do not keep the result that the stage has computed: it is not its key's."""
         if stage in self._lookups:
             self._lookups[stage].keep = False
+            self._lookups[stage].disowned = why
 
     def _resolve_path(self, path: str) -> Path:
         """Asked for by Prefect, which makes keys absolute and relative again with it."""
@@ -152,8 +154,10 @@ class StageResults(WritableFileSystem):
         lookup = self._lookups[stage]
         if lookup.failure:
             raise lookup.failure
+        if lookup.disowned:
+            return lookup.disowned
         latest = self.entries.latest(stage)
-        if latest != lookup.ingredients:
+        if latest != lookup.ingredients and lookup.keep:
             self.entries.note_latest(lookup.ingredients)
         if cached:
             return _why_not(lookup, latest)

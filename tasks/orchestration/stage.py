@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import FlowRunContext
 
 from tasks.errors import PayloadError
+from tasks.fingerprint import EDITED, fingerprint_of
 from tasks.ledger import Call, Ledger, current_ledger
 from tasks.records import BlobRef, Record
 
@@ -32,8 +33,8 @@ class Accountable(Protocol):
     def condemn(self, ref: BlobRef) -> None:
         """Forget a stored file that is missing or altered."""
 
-    def disown(self, stage: str) -> None:
-        """Do not keep what the stage is computing."""
+    def disown(self, stage: str, why: str) -> None:
+        """Do not keep what the stage has computed."""
 
 
 class Stage(Task[P, R]):
@@ -97,17 +98,21 @@ def _restoring(function: Callable[P, R], name: str, *, keyed: bool) -> Callable[
         restored: set[str] = set()
         while True:
             try:
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
             except PayloadError as damage:
                 if damage.ref.sha256 in restored:
                     raise
                 _restore(damage)
                 restored.add(damage.ref.sha256)
+            else:
+                # What its body imported may have been edited after the key was made.
+                if keyed and fingerprint_of(function.__module__).edited:
+                    _disown(name, EDITED)
+                return result
             before = args, kwargs
             args, kwargs = _current(current_ledger(), args, kwargs)
-            results = _results()
-            if keyed and results is not None and _content(before) != _content((args, kwargs)):
-                results.disown(name)  # other weights than the key says, as on another machine
+            if keyed and _content(before) != _content((args, kwargs)):
+                _disown(name, "")  # other weights than the key says, as on another machine
 
     return body
 
@@ -125,6 +130,12 @@ def _restore(damage: PayloadError) -> None:
                 ledger.repeat(call)
                 return
     raise damage
+
+
+def _disown(stage: str, why: str) -> None:
+    results = _results()
+    if results is not None:
+        results.disown(stage, why)
 
 
 def _files(result: object) -> dict[str, BlobRef]:

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--cache-dir",
-        type=Path,
+        type=_folder,
         help="the cache folder; MNIST_CACHE_DIR or the user's cache folder unless set",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("verify", help="compute every digest and name what is damaged")
     commands.add_parser("clear", help="remove everything but downloaded datasets")
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not text:  # an unset variable of a shell, not the folder where it stands
+        raise argparse.ArgumentTypeError("a folder must not be empty")
+    return Path(text)
 
 
 def _byte_size(text: str) -> int:
