@@ -27,12 +27,14 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
         TrainingDivergedError: the loss is no longer finite.
     """
     from tasks.network import build_model, weights_digest
-    from tasks.training import fit
+    from tasks.training import EpochListener, fit
 
     logger = get_run_logger()
+    history: list[EpochMetrics] = []
 
     def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
         require_finite(metrics, epoch, plan)
+        history.append(metrics)
         report_epoch(epoch, plan.epochs, metrics)
         logger.info(
             "epoch %d/%d: loss %.4f, accuracy %.4f",
@@ -40,14 +42,14 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
         )
 
     model = build_model(plan, ready)
-    history = fit(
+    fit(
         model,
         store.open_array(ready.x_train),
         store.open_array(ready.y_train),
         epochs=plan.epochs,
         batch_size=plan.batch_size,
         seed=plan.seed,
-        on_epoch=on_epoch,
+        callbacks=[EpochListener(on_epoch)],
     )
     with (
         errors_named(store.blobs),
@@ -59,7 +61,7 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
             keras_file=store.put_file(path, ".keras"),
             weights_sha256=weights_digest(model),
             parameters=model.count_params(),
-            history=history,
+            history=tuple(history),
         )
 
 

@@ -1,10 +1,10 @@
 """Training a Keras model in compiled runs of many batches.
 
-Keras's own loop leaves most of the time to overhead for a network of this size. Here a
-compiled program takes a block of batches at a time, (batch number, image, pixel), and makes
-one optimizer step for each: dense networks through XLA, convolutions through a plain graph,
-since XLA on CPU is slow for them. While it runs, a thread gathers the next block from the
-memory-mapped images, so that memory holds two blocks and never the dataset.
+Keras's own loop leaves most of the time to overhead for a network of this size. Here one
+compiled program takes a few dozen batches at a time and runs the model's own `train_step`
+for each: dense networks through XLA, convolutions through a plain graph, since XLA on CPU is
+slow for them. Memory-mapped images are handed to TensorFlow as they lie in the page cache,
+and the program picks each batch out of them: memory never holds the dataset.
 
 The order of the images in an epoch is drawn from (seed, epoch): neither the process nor the
 epochs before matter.
@@ -12,25 +12,41 @@ epochs before matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int32
 
 from tasks.backend import keras, tf
 from tasks.records import EpochMetrics
 
-BLOCK_BYTES = 16 << 20
+logger = logging.getLogger(__name__)
+
+SEGMENT_BATCHES = 50  # in one call of the program; between two, Ctrl-C and SIGTERM are heard
+PREDICT_BYTES = 16 << 20
 
 Images = Float32[np.ndarray, "image pixel"]
 Labels = Float32[np.ndarray, "image class"]
-Block = tuple[Float32[np.ndarray, "batch image pixel"], Float32[np.ndarray, "batch image class"]]
+# Takes image numbers (batch, row), shifts down and right (batch, row, 2), and on how many of the
+# batches to train.
+Program = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None]
 
 
-def epoch_order(seed: int, epoch: int, images: int) -> Int64[np.ndarray, " image"]:
+def epoch_order(seed: int, epoch: int, images: int) -> Int32[np.ndarray, " image"]:
     """The order in which one epoch meets the images: a permutation of 0 … images - 1."""
-    return np.random.default_rng([seed, epoch]).permutation(images)
+    return np.random.default_rng([seed, epoch]).permutation(images).astype(np.int32)
+
+
+def epoch_shifts(
+    seed: int, epoch: int, images: int, shift_pixels: int
+) -> Int32[np.ndarray, "image 2"]:
+    """How far down and right each image is moved in one epoch, in its order."""
+    random = np.random.default_rng([seed, epoch, 1])
+    return random.integers(-shift_pixels, shift_pixels, (images, 2), np.int32, endpoint=True)
 
 
 def fit(
@@ -41,41 +57,97 @@ def fit(
     epochs: int,
     batch_size: int,
     seed: int,
-    on_epoch: Callable[[int, EpochMetrics], None],
-) -> tuple[EpochMetrics, ...]:
-    """Train a compiled classifier with categorical cross-entropy, in place.
+    image_shape: tuple[int, int] | None = None,
+    shift_pixels: int = 0,
+    validation_data: tuple[
+        Float32[np.ndarray, "held_out pixel"], Float32[np.ndarray, "held_out class"]
+    ]
+    | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    initial_epoch: int = 0,
+) -> keras.callbacks.History:
+    """Train a compiled model in place, as `keras.Model.fit` would.
 
-    Every image is met once an epoch; the last batch may be smaller.
+    Every image is met once an epoch; the last batch may be smaller. Callbacks hear of epochs,
+    with the means over the images as they were met. A model that cannot be compiled, or a
+    callback that wants to hear of batches, is left to Keras's own loop, over the same batches.
 
     Args:
-        model: compiled, built, with softmax outputs (batch, class).
+        model: compiled; any loss, metrics and optimizer, whose learning rate may be a schedule.
+            Takes (batch, pixel) or any other shape of as many values.
         images: in [0, 1]; may be memory-mapped.
-        labels: one-hot; may be memory-mapped.
-        epochs: how often to meet every image.
+        labels: as the loss wants them; may be memory-mapped.
+        epochs: the number of the last epoch.
         batch_size: images per optimizer step.
-        seed: decides, with the epoch's number, the order of the images.
-        on_epoch: called after each epoch with its number, from 1, and its metrics.
+        seed: decides, with the epoch's number, the order of the images and their shifts.
+        image_shape: rows and columns; needed for shifts.
+        shift_pixels: moves each image by up to as many pixels, down or up, left or right.
+        validation_data: images and labels to evaluate after each epoch.
+        callbacks: Keras's own or others.
+        initial_epoch: epochs that are already done.
 
     Returns:
-        One record an epoch: loss and accuracy over the images as they were met.
+        The model's history, by metric one value an epoch.
     """
-    model.optimizer.build(model.trainable_variables)
-    train_block = _compile_block(model)
-    history = []
-    with ThreadPoolExecutor(1, thread_name_prefix="gather") as gatherer:
-        for epoch in range(epochs):
-            order = epoch_order(seed, epoch, len(images))
-            loss_sum = correct = 0.0
-            for block in _ahead(gatherer, _blocks(images, labels, order, batch_size)):
-                block_loss, block_correct = train_block(*map(tf.constant, block))
-                loss_sum += float(block_loss)
-                correct += float(block_correct)
-            metrics = EpochMetrics(
-                loss=loss_sum / len(images), accuracy_fraction=correct / len(images)
-            )
-            history.append(metrics)
-            on_epoch(epoch + 1, metrics)
-    return tuple(history)
+    batches = _Batches(len(images), batch_size, seed, shift_pixels)
+    source = _Source(
+        pixels=_as_tensor(images),
+        targets=_as_tensor(labels),
+        image_shape=image_shape or (1, images.shape[1]),
+        input_shape=_input_shape(model, images.shape[1]),
+        shift_pixels=shift_pixels,
+    )
+    _build(model, source)
+    try:
+        program = _compiled(model, callbacks, batches, source)
+    except _CannotCompileError as reason:
+        logger.warning("trained by Keras's own loop: %s", reason)
+        chosen = _KerasBatches(batches, source)
+        starting = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, _: chosen.draw(epoch)
+        )
+        return model.fit(
+            chosen,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=[starting, *callbacks],
+            validation_data=validation_data,
+            shuffle=False,
+            verbose=0,
+        )
+    heard = keras.callbacks.CallbackList(
+        list(callbacks), add_history=True, model=model, epochs=epochs, verbose=0
+    )
+    model.stop_training = False
+    heard.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        heard.on_epoch_begin(epoch)
+        model.reset_metrics()
+        for rows, shifts, count in batches.segments(epoch):
+            program(*map(tf.constant, (rows, shifts, count)))
+        logs = {name: float(value) for name, value in model.get_metrics_result().items()}
+        if validation_data is not None:
+            scores = model.evaluate(*validation_data, 1000, verbose=0, return_dict=True)
+            logs |= {f"val_{name}": float(value) for name, value in scores.items()}
+        heard.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    heard.on_train_end()
+    return model.history
+
+
+class EpochListener(keras.callbacks.Callback):
+    """Tells a function of each epoch's number, from 1, and its metrics."""
+
+    def __init__(self, on_epoch: Callable[[int, EpochMetrics], None]) -> None:
+        super().__init__()
+        self._on_epoch = on_epoch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Keras's part of it."""
+        assert logs is not None, "an epoch ends with its metrics"
+        metrics = EpochMetrics(loss=logs["loss"], accuracy_fraction=logs["accuracy"])
+        self._on_epoch(epoch + 1, metrics)
 
 
 def predict(
@@ -83,83 +155,210 @@ def predict(
 ) -> Float32[np.ndarray, "image class"]:
     """Probabilities for every image, the last few included.
 
-    Batches of large images are smaller, so that memory follows BLOCK_BYTES.
+    Batches of large images are smaller, so that memory follows PREDICT_BYTES.
     """
-    batch_size = max(1, min(batch_size, BLOCK_BYTES // images[0].nbytes))
+    batch_size = max(1, min(batch_size, PREDICT_BYTES // images[0].nbytes))
+    shape = (-1, *_input_shape(model, images.shape[1]))
     starts = range(0, len(images), batch_size)
     return np.concatenate(
-        [model.predict_on_batch(images[start : start + batch_size]) for start in starts]
+        [
+            model.predict_on_batch(images[start : start + batch_size].reshape(shape))
+            for start in starts
+        ]
     )
 
 
-def _compile_block(model: keras.Model) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """One program for a block of batches: a step each; sums of loss and of right answers."""
-    convolutional = any(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
-    variables = model.trainable_variables
-    loss_of = keras.losses.get(model.loss)
+class _CannotCompileError(Exception):
+    """Why a model is left to Keras's own loop."""
 
-    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            probabilities = model(images, training=True)
-            losses = loss_of(labels, probabilities)
-            loss = tf.reduce_mean(losses)
-        model.optimizer.apply(tape.gradient(loss, variables), variables)
-        hits = tf.equal(tf.argmax(probabilities, axis=1), tf.argmax(labels, axis=1))
-        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
 
+class _Batches:
+    """The batches of each epoch: which images, and how far each is moved."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, shift_pixels: int) -> None:
+        self._images, self._seed = images, seed
+        self.batch_size = min(batch_size, images)
+        self.shift_pixels = shift_pixels
+        self.whole, self.rest = divmod(images, self.batch_size)
+
+    def drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image numbers (image,) and shifts (image, 2), in the epoch's order."""
+        return (
+            epoch_order(self._seed, epoch, self._images),
+            epoch_shifts(self._seed, epoch, self._images, self.shift_pixels),
+        )
+
+    def segments(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.int32]]:
+        """Runs of batches, all of one shape and filled up, then the last, smaller batch.
+
+        Each shape is compiled once, so there are at most two.
+        """
+        order, shifts = self.drawn(epoch)
+        size = min(SEGMENT_BATCHES, self.whole)
+        whole = self.whole * self.batch_size
+        rows = order[:whole].reshape(self.whole, self.batch_size)
+        moves = shifts[:whole].reshape(self.whole, self.batch_size, 2)
+        for start in range(0, self.whole, size):
+            count = min(size, self.whole - start)
+            missing = ((0, size - count), (0, 0))
+            yield (
+                np.pad(rows[start : start + count], missing),
+                np.pad(moves[start : start + count], (*missing, (0, 0))),
+                np.int32(count),
+            )
+        if self.rest:
+            yield order[whole:][np.newaxis], shifts[whole:][np.newaxis], np.int32(1)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """All images (image, pixel) and labels, and how a batch is made of them."""
+
+    pixels: tf.Tensor
+    targets: tf.Tensor
+    image_shape: tuple[int, int]
+    input_shape: tuple[int, ...]
+    shift_pixels: int
+
+    def batch(self, rows: tf.Tensor, shifts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Pick images and labels by their numbers (row,), and move the images (row, 2)."""
+        images = tf.gather(self.pixels, rows)
+        if self.shift_pixels:
+            images = tf.reshape(images, (-1, *self.image_shape))
+            images = _moved(images, shifts, self.shift_pixels)
+        return tf.reshape(images, (-1, *self.input_shape)), tf.gather(self.targets, rows)
+
+
+class _KerasBatches(keras.utils.PyDataset):
+    """The same batches for Keras's own loop."""
+
+    def __init__(self, batches: _Batches, source: _Source) -> None:
+        super().__init__()
+        self._batches, self._source = batches, source
+        self.draw(epoch=0)
+
+    def draw(self, epoch: int) -> None:
+        """Go to an epoch; Keras's own `on_epoch_end` also comes before the first one."""
+        self._order, self._shifts = self._batches.drawn(epoch)
+
+    def __len__(self) -> int:
+        return self._batches.whole + bool(self._batches.rest)
+
+    def __getitem__(self, index: int) -> tuple[tf.Tensor, tf.Tensor]:
+        start = index * self._batches.batch_size
+        part = slice(start, start + self._batches.batch_size)
+        return self._source.batch(tf.constant(self._order[part]), tf.constant(self._shifts[part]))
+
+
+def _as_tensor(array: np.ndarray) -> tf.Tensor:
+    """An array as TensorFlow reads it: what is memory-mapped stays where it is."""
+    if not _is_whole_file(array) or tf.config.list_physical_devices("GPU"):
+        return tf.constant(array)
+    # Writable, or it could not be shared; private, so that nothing is ever written back.
+    shared = np.memmap(str(array.filename), array.dtype, "c", array.offset, array.shape)
+    return tf.experimental.dlpack.from_dlpack(np.asarray(shared).__dlpack__())
+
+
+def _is_whole_file(array: np.ndarray) -> TypeGuard[np.memmap]:
+    """Whether an array is all that follows a file's header: of a part, `offset` would lie."""
+    return (
+        isinstance(array, np.memmap)
+        and array.flags.c_contiguous
+        and Path(str(array.filename)).stat().st_size == array.offset + array.nbytes
+    )
+
+
+def _input_shape(model: keras.Model, pixels: int) -> tuple[int, ...]:
+    """What the model takes, without the batch; (pixel,) if it does not say."""
+    try:
+        return tuple(model.input_shape[1:])
+    except AttributeError:  # subclassed
+        return (pixels,)
+
+
+def _build(model: keras.Model, source: _Source) -> None:
+    """Make all variables before the program is compiled: it cannot make any."""
+    model.test_step(source.batch(tf.constant([0]), tf.constant([[0, 0]])))
+    model.reset_metrics()
+    model.optimizer.build(model.trainable_variables)
+
+
+def _compiled(
+    model: keras.Model,
+    callbacks: Sequence[keras.callbacks.Callback],
+    batches: _Batches,
+    source: _Source,
+) -> Program:
+    """The program, compiled for the shapes it will meet. Raises _CannotCompileError."""
+    if model.run_eagerly:
+        raise _CannotCompileError("it asks to run eagerly")
+    for callback in callbacks:
+        if _hears_of_batches(callback):
+            raise _CannotCompileError(f"{type(callback).__name__} wants to hear of batches")
+    errors = []
+    for through_xla in (True, False) if _is_dense(model) else (False,):
+        program = _program(model, source, through_xla)
+        try:
+            for rows, shifts, _ in batches.segments(0):
+                program(*map(tf.constant, (rows, shifts, np.int32(0))))  # not a single step
+        except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
+            errors.append(str(error).strip().partition("\n")[0])
+        else:
+            return program
+    raise _CannotCompileError(errors[-1])
+
+
+def _hears_of_batches(callback: keras.callbacks.Callback) -> bool:
+    names = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+    base = keras.callbacks.Callback
+    return any(getattr(type(callback), name) is not getattr(base, name) for name in names)
+
+
+def _is_dense(model: keras.Model) -> bool:
+    return not any("Conv" in type(layer).__name__ for layer in _all_layers(model))
+
+
+def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _all_layers(layer)
+
+
+def _program(model: keras.Model, source: _Source, through_xla: bool) -> Program:
     # The loop is written out: AutoGraph would have to find and rewrite the source to see it.
-    @tf.function(jit_compile=not convolutional, autograph=False)  # type: ignore[untyped-decorator]
-    def train_block(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        def next_batch(
-            batch: tf.Tensor, loss_sum: tf.Tensor, correct: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            batch_loss, batch_correct = step(images[batch], labels[batch])
-            return batch + 1, loss_sum + batch_loss, correct + batch_correct
+    @tf.function(jit_compile=through_xla, autograph=False)  # type: ignore[untyped-decorator]
+    def run(rows: tf.Tensor, shifts: tf.Tensor, count: tf.Tensor) -> None:
+        def next_batch(batch: tf.Tensor) -> tuple[tf.Tensor]:
+            model.train_step(source.batch(rows[batch], shifts[batch]))
+            return (batch + 1,)
 
-        batches = tf.shape(images)[0]
-        _, loss_sum, correct = tf.while_loop(
-            lambda batch, *_: batch < batches,
+        tf.while_loop(
+            lambda batch: batch < count,
             next_batch,
-            (tf.constant(0), tf.constant(0.0), tf.constant(0.0)),
+            (tf.constant(0),),
             parallel_iterations=1,  # each step needs the weights of the one before
         )
-        return loss_sum, correct
 
-    return train_block
-
-
-def _blocks(
-    images: Images, labels: Labels, order: Int64[np.ndarray, " image"], batch_size: int
-) -> Iterator[Block]:
-    """Cut an epoch into blocks of whole batches; what is left over is a last, short batch."""
-    whole_batches = len(order) // batch_size
-    for count in _block_sizes(whole_batches, batch_size * images[0].nbytes):
-        rows, order = order[: count * batch_size], order[count * batch_size :]
-        yield (
-            images[rows].reshape(count, batch_size, -1),
-            labels[rows].reshape(count, batch_size, -1),
-        )
-    if len(order):
-        yield images[order][np.newaxis], labels[order][np.newaxis]
+    program: Program = run
+    return program
 
 
-def _block_sizes(batches: int, batch_bytes: int) -> list[int]:
-    """Split a number of batches into equal blocks of at most BLOCK_BYTES, and a rest.
+def _moved(images: tf.Tensor, shifts: tf.Tensor, most: int) -> tf.Tensor:
+    """Move each image (image, row, column) down and right; background comes in at the edges.
 
-    Each block size is compiled once, so there are at most two.
+    One choice for each possible distance: XLA makes a single pass of them, a gather would not.
     """
-    if batches == 0:
-        return []
-    most = max(1, BLOCK_BYTES // batch_bytes)
-    blocks = -(-batches // most)
-    size = -(-batches // blocks)
-    sizes = [size] * (batches // size)
-    return [*sizes, batches % size] if batches % size else sizes
-
-
-def _ahead(executor: ThreadPoolExecutor, blocks: Iterator[Block]) -> Iterator[Block]:
-    """Yield the blocks while the next one is being made in the executor's thread."""
-    upcoming = executor.submit(next, blocks, None)
-    while (block := upcoming.result()) is not None:
-        upcoming = executor.submit(next, blocks, None)
-        yield block
+    for axis in (1, 2):
+        size = images.shape[axis]
+        margin = [(0, 0)] * 3
+        margin[axis] = (most, most)
+        padded = tf.pad(images, margin)
+        distance = shifts[:, axis - 1][:, tf.newaxis, tf.newaxis]
+        for step in range(-most, most + 1):
+            begin = [0, 0, 0]
+            begin[axis] = most - step
+            extent = [-1, -1, -1]
+            extent[axis] = size
+            images = tf.where(distance == step, tf.slice(padded, begin, extent), images)
+    return images
