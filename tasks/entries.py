@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Entry(Record):
             computed=datetime.now(UTC),
         )
 
-    @property
+    @cached_property
     def result(self) -> Record:
         """What the stage handed back. Raises ValueError unless it is one of RESULT_TYPES."""
         return decode_result(self.kind, self.value)

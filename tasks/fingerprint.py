@@ -175,7 +175,7 @@ def _parents(module: str) -> Iterator[str]:
 
 @lru_cache(maxsize=64)
 def _root_of(module: str) -> Path:
-    spec = importlib.util.find_spec(module.partition(".")[0])
+    spec = importlib.util.find_spec(top_level(module))
     if spec is None or spec.origin is None:
         raise ValueError(f"A stage must be defined in a module with a file. Received: {module!r}.")
     origin = Path(spec.origin)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tasks.entries import KEY, Entries, Entry, regular_files
+from tasks.entries import KEY, Entries, regular_files
 from tasks.errors import EntryError
 from tasks.records import BlobRef
 from tasks.store import Store, errors_named, sha256_of_file
@@ -134,7 +134,7 @@ def clear(store: Store) -> None:
 
 def _item(entries: Entries, key: str, used: datetime) -> Item:
     try:
-        entry: Entry = entries.read(key)
+        entry = entries.read(key)
     except EntryError:
         return Item(key, "?", used, used, ())
     files = tuple(entry.result.stored_files().values())

@@ -176,23 +176,26 @@ class _Batches:
     """The batches of each epoch: which images, and how far each is moved."""
 
     def __init__(self, images: int, batch_size: int, seed: int, shift_pixels: int) -> None:
-        self._images, self._seed = images, seed
+        self._images, self._seed, self._shift_pixels = images, seed, shift_pixels
         self.batch_size = min(batch_size, images)
-        self.shift_pixels = shift_pixels
         self.whole, self.rest = divmod(images, self.batch_size)
 
     def drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Image numbers (image,) and shifts (image, 2), in the epoch's order."""
         return (
             epoch_order(self._seed, epoch, self._images),
-            epoch_shifts(self._seed, epoch, self._images, self.shift_pixels),
+            epoch_shifts(self._seed, epoch, self._images, self._shift_pixels),
         )
 
-    def segments(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.int32]]:
-        """Runs of batches, all of one shape and filled up, then the last, smaller batch.
+    def shapes(self) -> Iterator[tuple[int, int]]:
+        """The shapes (batch, row) that segments have: at most two, since each is compiled."""
+        if self.whole:
+            yield min(SEGMENT_BATCHES, self.whole), self.batch_size
+        if self.rest:
+            yield 1, self.rest
 
-        Each shape is compiled once, so there are at most two.
-        """
+    def segments(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.int32]]:
+        """Runs of batches, all of one shape and filled up, then the last, smaller batch."""
         order, shifts = self.drawn(epoch)
         size = min(SEGMENT_BATCHES, self.whole)
         whole = self.whole * self.batch_size
@@ -299,8 +302,9 @@ def _compiled(
     for through_xla in (True, False) if _is_dense(model) else (False,):
         program = _program(model, source, through_xla)
         try:
-            for rows, shifts, _ in batches.segments(0):
-                program(*map(tf.constant, (rows, shifts, np.int32(0))))  # not a single step
+            for shape in batches.shapes():  # compiles, and takes not a single step
+                program(tf.zeros(shape, tf.int32), tf.zeros((*shape, 2), tf.int32), tf.constant(0))
+        # What TensorFlow, and models in its hands, raise for what cannot be traced or compiled.
         except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
             errors.append(str(error).strip().partition("\n")[0])
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.backend import keras
+from tasks.backend import keras, tf
 from tasks.errors import ImageTooSmallError, TrainingDivergedError
 from tasks.network import build_model, weights_digest
 from tasks.records import ArrayRef, DatasetRef, EpochMetrics, TrainingPlan
@@ -88,13 +88,26 @@ class HearsOfBatches(keras.callbacks.Callback):
         self.batches += 1
 
 
-class Uncompilable(keras.layers.Layer):
-    """Does in Python what no graph can hold."""
+class InPython(keras.layers.Layer):
+    """Hands its inputs on through Python, which XLA cannot compile and a graph can call."""
 
-    def call(self, inputs: object) -> object:
-        if not hasattr(inputs, "numpy") and not keras.backend.is_keras_tensor(inputs):
-            raise NotImplementedError("only eagerly")
-        return inputs
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        if keras.backend.is_keras_tensor(inputs):
+            return inputs
+        outputs = tf.numpy_function(lambda values: values, [inputs], tf.float32, stateful=False)
+        return tf.ensure_shape(outputs, inputs.shape)
+
+
+class Reluctant(keras.Sequential):
+    """Refuses both ways of compiling it, and then lets Keras train it."""
+
+    refusals = 2
+
+    def train_step(self, data: object) -> object:
+        if self.refusals:
+            self.refusals -= 1
+            raise NotImplementedError("not in a program of yours")
+        return super().train_step(data)
 
 
 def test_default_network_is_the_reference_experiment() -> None:
@@ -288,11 +301,38 @@ def test_callback_that_hears_of_batches_is_served_by_keras(
     ]
 
 
+def test_model_that_xla_cannot_compile_is_compiled_as_a_graph(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def trained(*layers: keras.layers.Layer) -> np.ndarray:
+        keras.utils.set_random_seed(0)
+        head = keras.layers.Dense(3, "softmax", use_bias=False, kernel_initializer="ones")
+        model = keras.Sequential([keras.Input((48,)), *layers, head])
+        model.compile(optimizer="sgd", loss="categorical_crossentropy")
+        fit_noise(model, PLAN, *noise(50, 48, 3))
+        return np.concatenate([values.ravel() for values in model.get_weights()])
+
+    with caplog.at_level(logging.WARNING, "tasks.training"):
+        through_python = trained(InPython())
+    np.testing.assert_allclose(through_python, trained(), rtol=1e-4, atol=1e-6)
+    assert caplog.messages == []
+
+
 def test_model_that_cannot_be_compiled_is_trained_by_keras(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    layers = [keras.Input((48,)), Uncompilable(), keras.layers.Dense(3, "softmax")]
-    model = keras.Sequential(layers)
+    model = Reluctant([keras.Input((48,)), keras.layers.Dense(3, "softmax")])
+    model.compile(optimizer="sgd", loss="categorical_crossentropy")
+    with caplog.at_level(logging.WARNING, "tasks.training"):
+        history = fit_noise(model, PLAN, *noise(50, 48, 3))
+    assert len(history["loss"]) == 2
+    assert caplog.messages == ["trained by Keras's own loop: not in a program of yours"]
+
+
+def test_model_that_asks_to_run_eagerly_is_trained_by_keras(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = keras.Sequential([keras.Input((48,)), keras.layers.Dense(3, "softmax")])
     model.compile(optimizer="sgd", loss="categorical_crossentropy", run_eagerly=True)
     with caplog.at_level(logging.WARNING, "tasks.training"):
         history = fit_noise(model, PLAN, *noise(50, 48, 3))

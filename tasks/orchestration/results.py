@@ -61,8 +61,7 @@ class Lookup:
     ingredients: Ingredients
     found: Entry | None = None
     damage: str = ""  # for instance "lost: x_train"
-    keep: bool = True
-    disowned: str = ""  # why it is not kept, if a person should know
+    disowned: str | None = None  # why it is not kept; empty if nobody needs to know
     failure: StoreError | None = None
 
 
@@ -101,7 +100,6 @@ class StageResults(WritableFileSystem):
     def disown(self, stage: str, why: str) -> None:
         """Do not keep the result that the stage has computed: it is not its key's."""
         if stage in self._lookups:
-            self._lookups[stage].keep = False
             self._lookups[stage].disowned = why
 
     def _resolve_path(self, path: str) -> Path:
@@ -124,7 +122,7 @@ class StageResults(WritableFileSystem):
                 raise PayloadError(ref, "A cached result's files must be there.", received=name)
         lookup.found = entry
         entries.touch(key)
-        result = json.dumps({"kind": entry.kind, "value": entry.value})
+        result = StageRecordSerializer().dumps(entry.result).decode()
         metadata = {"storage_key": key, "serializer": {"type": "stage-record"}}
         return json.dumps({"metadata": metadata, "result": result}).encode()
 
@@ -136,7 +134,7 @@ class StageResults(WritableFileSystem):
         if envelope["kind"] == FAILURE:
             return
         lookup = self._lookup(Path(path).name)
-        if not lookup.keep:
+        if lookup.disowned is not None:
             return
         entry = Entry.of(decode_result(**envelope), lookup.ingredients)
         try:
@@ -157,7 +155,7 @@ class StageResults(WritableFileSystem):
         if lookup.disowned:
             return lookup.disowned
         latest = self.entries.latest(stage)
-        if latest != lookup.ingredients and lookup.keep:
+        if latest != lookup.ingredients and lookup.disowned is None:
             self.entries.note_latest(lookup.ingredients)
         if cached:
             return _why_not(lookup, latest)
