@@ -30,7 +30,9 @@ def run_name() -> str:
     """For instance `mnist-mlp-12-epochs-seed-0`."""
     settings: RunSettings = flow_run.parameters["settings"]
     plan = settings.plan
-    return f"{dataset_name(settings.dataset)}-{plan.model}-{plan.epochs}-epochs-seed-{plan.seed}"
+    return (
+        f"{dataset_name(settings.dataset)}-{plan.model_name}-{plan.epochs}-epochs-seed-{plan.seed}"
+    )
 
 
 @flow(name="mnist", flow_run_name=run_name, persist_result=False)
@@ -45,7 +47,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         checked = validate(raw, store)
         ready = preprocess(raw, store, wait_for=[checked])
         model = train(ready, settings.plan, store)
-        metrics = evaluate(model, ready, store)
+        metrics = evaluate(model, settings.network, ready, store)
         return publish(settings, raw, checked, model, metrics, store)
 
 

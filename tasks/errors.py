@@ -111,6 +111,10 @@ class ImageTooSmallError(PipelineError):
     """The network needs larger images than the dataset has."""
 
 
+class OwnModelError(PipelineError):
+    """A user's file and function do not give a Keras model that fits the dataset."""
+
+
 class TrainingDivergedError(PipelineError):
     """The loss is no longer a finite number."""
 

@@ -6,22 +6,23 @@ from prefect import get_run_logger
 
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
-from tasks.records import DatasetRef, Metrics, ModelRef
+from tasks.records import DatasetRef, Metrics, ModelRef, Network
 from tasks.scores import score
 from tasks.store import Store
 
 
 @stage(cache_policy=CODE_AND_INPUTS)
-def evaluate(model: ModelRef, ready: DatasetRef, store: Store) -> Metrics:
+def evaluate(model: ModelRef, network: Network, ready: DatasetRef, store: Store) -> Metrics:
     """Score a model on every test image: loss, accuracy, confusion, figures per class.
 
-    Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32.
+    Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32. `network`
+    says which code the model consists of, if it is the user's own.
     """
     from tasks.network import load_model
     from tasks.training import predict
 
-    network = load_model(store.require(model.keras_file))
-    probabilities = predict(network, store.open_array(ready.x_test))
+    trained = load_model(store.require(model.keras_file), network)
+    probabilities = predict(trained, store.open_array(ready.x_test))
     labels = store.open_array(ready.y_test).argmax(axis=1)
     metrics = score(probabilities, labels, store.put_array(probabilities))
     get_run_logger().info(

@@ -60,7 +60,7 @@ def fingerprint_of(module: str) -> Fingerprint:
     Project code is what lies in the folder of the module's top-level package or of this
     project's. Raises ValueError for a module that has no file.
     """
-    reached = _reached(module)
+    reached = _reached(module, _root_of(module))
     packages = {top_level(name) for file in reached.values() for name in file.imports}
     computing = {
         distribution: _version(distribution)
@@ -72,6 +72,12 @@ def fingerprint_of(module: str) -> Fingerprint:
         libraries={"python": "{}.{}".format(*sys.version_info), **computing},
         edited=[file.name for path, file in reached.items() if max(_stamp(path)[:2]) > STARTED_NS],
     )
+
+
+def code_of_file(path: Path) -> dict[str, str]:
+    """SHA-256 by file of a file of code and of what it imports from its folder and this project."""
+    reached = _reached(path.stem, path.parent)
+    return {file.name: file.sha256 for file in reached.values()}
 
 
 def top_level(module: str) -> str:
@@ -87,8 +93,8 @@ class SourceCode(NamedTuple):
     imports: tuple[str, ...]
 
 
-def _reached(module: str) -> dict[Path, SourceCode]:
-    roots = dict.fromkeys((_root_of(module), PROJECT_ROOT))
+def _reached(module: str, root: Path) -> dict[Path, SourceCode]:
+    roots = dict.fromkeys((root, PROJECT_ROOT))
     packages = {*PROJECT_PACKAGES, top_level(module)}
     reached: dict[Path, SourceCode] = {}
     waiting, seen = [module], set()
@@ -97,12 +103,12 @@ def _reached(module: str) -> dict[Path, SourceCode]:
         if name in seen:
             continue
         seen.add(name)
-        for root in roots:
-            shared = root.name in SHARED_FOLDERS and top_level(name) not in packages
-            here = not shared and _is_here(root, top_level(name))
-            path = _file_of(root, name) if here else None
+        for folder in roots:
+            shared = folder.name in SHARED_FOLDERS and top_level(name) not in packages
+            here = not shared and _is_here(folder, top_level(name))
+            path = _file_of(folder, name) if here else None
             if path is not None:
-                reached[path] = _read(path, root, name, _stamp(path))
+                reached[path] = _read(path, folder, name, _stamp(path))
                 waiting += [*reached[path].imports, *_parents(name)]
                 break
     return dict(sorted(reached.items()))

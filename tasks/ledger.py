@@ -31,6 +31,12 @@ class Listener:
     def waiting(self, text: str) -> None:
         """The current stage cannot go on yet."""
 
+    def resumed(self, epoch: int, epochs: int) -> None:
+        """Training goes on after epoch number `epoch`, where an earlier run was cut off."""
+
+    def trained(self, epochs_done: float, epochs: int) -> None:
+        """So many of the epochs are done, with a fraction of the one under way."""
+
     def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
         """Epoch number `epoch`, counted from 1, of `epochs` has been trained."""
 
@@ -126,6 +132,16 @@ def current_ledger() -> Ledger:
 def report_epoch(epoch: int, epochs: int, metrics: EpochMetrics) -> None:
     """Tell whoever listens that an epoch has been trained."""
     _listener.get().epoch_finished(epoch, epochs, metrics)
+
+
+def report_resumed(epoch: int, epochs: int) -> None:
+    """Tell whoever listens that training goes on where an earlier run was cut off."""
+    _listener.get().resumed(epoch, epochs)
+
+
+def report_training(epochs_done: float, epochs: int) -> None:
+    """Tell whoever listens how far the training is."""
+    _listener.get().trained(epochs_done, epochs)
 
 
 def report_waiting(text: str) -> None:

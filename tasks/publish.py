@@ -56,7 +56,7 @@ def publish(
     _require_accuracy(metrics, settings)
     return RunSummary(
         dataset=raw.name,
-        model=settings.model,
+        model=settings.plan.model_name,
         accuracy=metrics.accuracy_fraction,
         loss=metrics.loss,
         model_path=model_path,
@@ -71,7 +71,7 @@ def publish(
 def _export_model(settings: RunSettings, raw: DatasetRef, model: ModelRef, store: Store) -> Path:
     """Copy the model out of the cache, which may be cleared, to a name that says what it is."""
     folder = settings.model_root
-    path = folder / f"{raw.name}-{settings.model}-{model.weights_sha256[:12]}.keras"
+    path = folder / f"{raw.name}-{settings.plan.model_name}-{model.weights_sha256[:12]}.keras"
     with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder, option="--model-dir") as file:

@@ -117,16 +117,43 @@ class ValidationReport(Record):
         return tuple(check for check in self.checks if not check.passed)
 
 
-class TrainingPlan(Record):
-    """Everything that decides what training computes, apart from the data and the code."""
+ModelName = Literal["mlp", "cnn"]
+OptimizerName = Literal["rmsprop", "adam", "sgd"]
+ScheduleName = Literal["constant", "one-cycle"]
 
-    model: Literal["mlp", "cnn"]
+
+class OwnModel(Record):
+    """A function of the user's that builds a Keras model: its name, and its code's digest."""
+
+    name: str
+    sha256: Sha256
+    path: Path = Field(exclude=True)
+
+
+Network = ModelName | OwnModel
+
+
+class TrainingPlan(Record):
+    """Everything that decides what training computes, apart from the data and the code.
+
+    `learning_rate` is the constant one, or the peak of the schedule.
+    """
+
+    model: Network
     hidden_units: int
     epochs: int
     batch_size: int
-    optimizer: Literal["rmsprop", "adam", "sgd"]
+    optimizer: OptimizerName
     learning_rate: float
+    schedule: ScheduleName
+    label_smoothing: float
+    shift_pixels: int
     seed: int
+
+    @property
+    def model_name(self) -> str:
+        """The model's name for people and files."""
+        return self.model.name if isinstance(self.model, OwnModel) else self.model
 
 
 class EpochMetrics(Record):

@@ -28,7 +28,7 @@ class RunReport(Record):
         facts = [
             ("Accuracy", f"**{metrics.accuracy_fraction:.4f}** on {metrics.images:,} test images"),
             ("Loss", f"{metrics.loss:.4f}"),
-            ("Model", f"{plan.model}, {self.model.parameters:,} parameters"),
+            ("Model", f"{plan.model_name}, {self.model.parameters:,} parameters"),
             ("Training", _training_sentence(self)),
             ("Dataset", f"{self.dataset.name}, digest `{self.dataset.digest[:16]}`"),
             ("Weights", f"`{self.model.weights_sha256}`"),

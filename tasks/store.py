@@ -3,6 +3,7 @@
     <cache dir>/blobs/9f86d081884c7d65….npy      sha256sum of the file gives its name
     <cache dir>/blobs/60303ae22b998861….keras
     <cache dir>/results/<cache key>              written by tasks/entries.py
+    <cache dir>/checkpoints/<cache key>/000007   written by tasks/checkpoints.py
 
 A file appears under its name only once it is complete: it is written to a temporary name
 in the same folder and renamed. Before a file is used its digest is compared with its name,
@@ -81,17 +82,32 @@ class NewFile:
         with errors_named(self.temporary, self._option):
             self._file.write(buffer)
 
-    def publish(self, path: Path) -> None:
-        """Give the file its name, replacing what stood there in one step."""
+    def publish(self, path: Path, *, sync: bool = False) -> None:
+        """Give the file its name, replacing what stood there in one step.
+
+        With `sync` it survives a loss of power, too, at the price of waiting for the disk.
+        """
         with errors_named(path, self._option):
             self._file.flush()
+            if sync:
+                os.fsync(self._file.fileno())
             self.temporary.replace(path)
+            if sync:
+                _sync_folder(path.parent)
 
     def discard(self) -> None:
         """Close, and remove whatever was not published."""
         with suppress(OSError):  # what could not be flushed is thrown away anyway
             self._file.close()
         self.temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -183,6 +199,11 @@ class Store(Record):
         return self.root / "latest"
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of the trainings that are not complete, one folder each."""
+        return self.root / "checkpoints"
+
+    @property
     def locks(self) -> Path:
         """The folder of the locks that make two runs compute once."""
         return self.root / "locks"
@@ -192,7 +213,8 @@ class Store(Record):
 
         Raises StoreError when that fails.
         """
-        for folder in (self.root, self.blobs, self.results, self.latest, self.locks):
+        ours = (self.blobs, self.results, self.latest, self.checkpoints, self.locks)
+        for folder in (self.root, *ours):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.blobs, self.results, self.latest):

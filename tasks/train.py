@@ -4,53 +4,73 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from prefect import get_run_logger
+from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
+from tasks.checkpoints import Checkpoint, Checkpoints, CheckpointWriter
 from tasks.errors import TrainingDivergedError
-from tasks.ledger import report_epoch
+from tasks.ledger import report_epoch, report_resumed, report_training
+from tasks.orchestration.artifacts import live_progress
 from tasks.orchestration.policy import CODE_AND_INPUTS
-from tasks.orchestration.stage import stage
+from tasks.orchestration.stage import remark, result_key, stage
 from tasks.records import DatasetRef, EpochMetrics, ModelRef, TrainingPlan
 from tasks.store import PARTIAL, Store, errors_named
+
+if TYPE_CHECKING:
+    from tasks.backend import keras
 
 
 @stage(cache_policy=CODE_AND_INPUTS)
 def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
     """Train the plan's network on the training images.
 
-    Reads x_train (image, pixel) float32 in [0, 1] and y_train (image, class) float32.
+    Reads x_train (image, pixel) float32 in [0, 1] and y_train (image, class) float32. Leaves a
+    checkpoint after each epoch; a training that was cut off goes on from there, to the same bits.
 
     Raises:
         ImageTooSmallError: the network cannot take images of this size.
+        OwnModelError: the user's function does not give a model that fits.
         TrainingDivergedError: the loss is no longer finite.
     """
     from tasks.network import build_model, weights_digest
     from tasks.training import EpochListener, fit
 
     logger = get_run_logger()
-    history: list[EpochMetrics] = []
-
-    def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
-        require_finite(metrics, epoch, plan)
-        history.append(metrics)
-        report_epoch(epoch, plan.epochs, metrics)
-        logger.info(
-            "epoch %d/%d: loss %.4f, accuracy %.4f",
-            *(epoch, plan.epochs, metrics.loss, metrics.accuracy_fraction),
-        )
-
     model = build_model(plan, ready)
-    fit(
-        model,
-        store.open_array(ready.x_train),
-        store.open_array(ready.y_train),
-        epochs=plan.epochs,
-        batch_size=plan.batch_size,
-        seed=plan.seed,
-        callbacks=[EpochListener(on_epoch)],
-    )
+    with checkpointing(model, plan, store) as (history, keep), live_progress(ready.name) as show:
+
+        def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
+            require_finite(metrics, epoch, plan)
+            history.append(metrics)
+            keep()
+            report_epoch(epoch, plan.epochs, metrics)
+            logger.info(
+                "epoch %d/%d: loss %.4f, accuracy %.4f",
+                *(epoch, plan.epochs, metrics.loss, metrics.accuracy_fraction),
+            )
+
+        def on_part(epochs_done: float) -> None:
+            report_training(epochs_done, plan.epochs)
+            show(epochs_done / plan.epochs)
+
+        fit(
+            model,
+            store.open_array(ready.x_train),
+            store.open_array(ready.y_train),
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            seed=plan.seed,
+            image_shape=(ready.height, ready.width),
+            shift_pixels=plan.shift_pixels,
+            callbacks=[EpochListener(on_epoch, on_part)],
+            initial_epoch=len(history),
+        )
     with (
         errors_named(store.blobs),
         tempfile.TemporaryDirectory(dir=store.blobs, suffix=PARTIAL) as folder,
@@ -62,6 +82,40 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
             weights_sha256=weights_digest(model),
             parameters=model.count_params(),
             history=tuple(history),
+        )
+
+
+@contextmanager
+def checkpointing(
+    model: keras.Model, plan: TrainingPlan, store: Store
+) -> Iterator[tuple[list[EpochMetrics], Callable[[], None]]]:
+    """Bring a new model to where an earlier run of this training was cut off.
+
+    Yields the metrics of the epochs that are done, to be continued, and a function that keeps a
+    checkpoint. Without a cache key, nothing is resumed or kept.
+    """
+    from tasks.training import state_of
+
+    key = result_key("train")
+    if key is None:
+        yield [], lambda: None
+        return
+    checkpoints, logger = Checkpoints(store, key), get_run_logger()
+    if PREFECT_TASKS_REFRESH_CACHE.value():
+        checkpoints.clear()
+    state = state_of(model)
+    checkpoint = checkpoints.newest([tuple(variable.shape) for variable in state], logger.warning)
+    history = list(checkpoint.history) if checkpoint else []
+    if checkpoint:
+        for variable, array in zip(state, checkpoint.arrays, strict=True):
+            variable.assign(array)
+        report_resumed(len(history), plan.epochs)
+        remark("train", f"resumed after epoch {len(history)} of {plan.epochs}")
+        logger.info("goes on after epoch %d of %d", len(history), plan.epochs)
+    with CheckpointWriter(checkpoints, logger.warning) as write:
+        yield (
+            history,
+            lambda: write(Checkpoint(tuple(history), [np.array(variable) for variable in state])),
         )
 
 

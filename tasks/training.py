@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeGuard
 
@@ -26,7 +27,9 @@ from tasks.records import EpochMetrics
 
 logger = logging.getLogger(__name__)
 
-SEGMENT_BATCHES = 50  # in one call of the program; between two, Ctrl-C and SIGTERM are heard
+# Batches in one call of the program. Between two calls signals are heard and progress is shown;
+# the batches of a convolution take that much longer.
+XLA_BATCHES, GRAPH_BATCHES = 200, 50
 PREDICT_BYTES = 16 << 20
 
 Images = Float32[np.ndarray, "image pixel"]
@@ -34,6 +37,8 @@ Labels = Float32[np.ndarray, "image class"]
 # Takes image numbers (batch, row), shifts down and right (batch, row, 2), and on how many of the
 # batches to train.
 Program = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None]
+# Trains one epoch, and says now and then which fraction of it is done.
+EpochProgram = Callable[[int], Iterator[float]]
 
 
 def epoch_order(seed: int, epoch: int, images: int) -> Int32[np.ndarray, " image"]:
@@ -94,12 +99,12 @@ def fit(
         pixels=_as_tensor(images),
         targets=_as_tensor(labels),
         image_shape=image_shape or (1, images.shape[1]),
-        input_shape=_input_shape(model, images.shape[1]),
+        input_shape=input_shape(model, images.shape[1]),
         shift_pixels=shift_pixels,
     )
     _build(model, source)
     try:
-        program = _compiled(model, callbacks, batches, source)
+        train_epoch = _compiled(model, callbacks, batches, source)
     except _CannotCompileError as reason:
         logger.warning("trained by Keras's own loop: %s", reason)
         chosen = _KerasBatches(batches, source)
@@ -118,13 +123,15 @@ def fit(
     heard = keras.callbacks.CallbackList(
         list(callbacks), add_history=True, model=model, epochs=epochs, verbose=0
     )
+    listeners = [callback for callback in callbacks if isinstance(callback, EpochListener)]
     model.stop_training = False
     heard.on_train_begin()
     for epoch in range(initial_epoch, epochs):
         heard.on_epoch_begin(epoch)
         model.reset_metrics()
-        for rows, shifts, count in batches.segments(epoch):
-            program(*map(tf.constant, (rows, shifts, count)))
+        for done_fraction in train_epoch(epoch):
+            for listener in listeners:
+                listener.on_part(epoch + done_fraction)
         logs = {name: float(value) for name, value in model.get_metrics_result().items()}
         if validation_data is not None:
             scores = model.evaluate(*validation_data, 1000, verbose=0, return_dict=True)
@@ -136,12 +143,28 @@ def fit(
     return model.history
 
 
-class EpochListener(keras.callbacks.Callback):
-    """Tells a function of each epoch's number, from 1, and its metrics."""
+def state_of(model: keras.Model) -> list[keras.Variable]:
+    """All that training changes: weights, the state of random layers, and the optimizer's."""
+    model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables]
 
-    def __init__(self, on_epoch: Callable[[int, EpochMetrics], None]) -> None:
+
+class EpochListener(keras.callbacks.Callback):
+    """Tells one function of each epoch's number, from 1, and its metrics.
+
+    Args:
+        on_epoch: is told at the end of each epoch.
+        on_part: is told every now and then how many epochs are done, as a fraction.
+    """
+
+    def __init__(
+        self,
+        on_epoch: Callable[[int, EpochMetrics], None],
+        on_part: Callable[[float], None] = lambda _: None,
+    ) -> None:
         super().__init__()
         self._on_epoch = on_epoch
+        self.on_part = on_part
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keras's part of it."""
@@ -158,7 +181,7 @@ def predict(
     Batches of large images are smaller, so that memory follows PREDICT_BYTES.
     """
     batch_size = max(1, min(batch_size, PREDICT_BYTES // images[0].nbytes))
-    shape = (-1, *_input_shape(model, images.shape[1]))
+    shape = (-1, *input_shape(model, images.shape[1]))
     starts = range(0, len(images), batch_size)
     return np.concatenate(
         [
@@ -166,6 +189,14 @@ def predict(
             for start in starts
         ]
     )
+
+
+def input_shape(model: keras.Model, pixels: int) -> tuple[int, ...]:
+    """What the model takes, without the batch; (pixel,) if it does not say."""
+    try:
+        return tuple(model.input_shape[1:])
+    except AttributeError:  # subclassed
+        return (pixels,)
 
 
 class _CannotCompileError(Exception):
@@ -180,6 +211,9 @@ class _Batches:
         self.batch_size = min(batch_size, images)
         self.whole, self.rest = divmod(images, self.batch_size)
 
+    def __len__(self) -> int:
+        return self.whole + bool(self.rest)
+
     def drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Image numbers (image,) and shifts (image, 2), in the epoch's order."""
         return (
@@ -187,17 +221,16 @@ class _Batches:
             epoch_shifts(self._seed, epoch, self._images, self._shift_pixels),
         )
 
-    def shapes(self) -> Iterator[tuple[int, int]]:
+    def shapes(self, most: int) -> Iterator[tuple[int, int]]:
         """The shapes (batch, row) that segments have: at most two, since each is compiled."""
-        if self.whole:
-            yield min(SEGMENT_BATCHES, self.whole), self.batch_size
+        yield min(most, self.whole), self.batch_size
         if self.rest:
             yield 1, self.rest
 
-    def segments(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.int32]]:
-        """Runs of batches, all of one shape and filled up, then the last, smaller batch."""
+    def segments(self, epoch: int, most: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.int32]]:
+        """Runs of `most` batches, all of one shape and filled up, then the last, smaller batch."""
         order, shifts = self.drawn(epoch)
-        size = min(SEGMENT_BATCHES, self.whole)
+        size = min(most, self.whole)
         whole = self.whole * self.batch_size
         rows = order[:whole].reshape(self.whole, self.batch_size)
         moves = shifts[:whole].reshape(self.whole, self.batch_size, 2)
@@ -245,7 +278,7 @@ class _KerasBatches(keras.utils.PyDataset):
         self._order, self._shifts = self._batches.drawn(epoch)
 
     def __len__(self) -> int:
-        return self._batches.whole + bool(self._batches.rest)
+        return len(self._batches)
 
     def __getitem__(self, index: int) -> tuple[tf.Tensor, tf.Tensor]:
         start = index * self._batches.batch_size
@@ -271,14 +304,6 @@ def _is_whole_file(array: np.ndarray) -> TypeGuard[np.memmap]:
     )
 
 
-def _input_shape(model: keras.Model, pixels: int) -> tuple[int, ...]:
-    """What the model takes, without the batch; (pixel,) if it does not say."""
-    try:
-        return tuple(model.input_shape[1:])
-    except AttributeError:  # subclassed
-        return (pixels,)
-
-
 def _build(model: keras.Model, source: _Source) -> None:
     """Make all variables before the program is compiled: it cannot make any."""
     model.test_step(source.batch(tf.constant([0]), tf.constant([[0, 0]])))
@@ -291,7 +316,7 @@ def _compiled(
     callbacks: Sequence[keras.callbacks.Callback],
     batches: _Batches,
     source: _Source,
-) -> Program:
+) -> EpochProgram:
     """The program, compiled for the shapes it will meet. Raises _CannotCompileError."""
     if model.run_eagerly:
         raise _CannotCompileError("it asks to run eagerly")
@@ -301,15 +326,24 @@ def _compiled(
     errors = []
     for through_xla in (True, False) if _is_dense(model) else (False,):
         program = _program(model, source, through_xla)
+        most = XLA_BATCHES if through_xla else GRAPH_BATCHES
         try:
-            for shape in batches.shapes():  # compiles, and takes not a single step
+            for shape in batches.shapes(most):  # compiles, and takes not a single step
                 program(tf.zeros(shape, tf.int32), tf.zeros((*shape, 2), tf.int32), tf.constant(0))
         # What TensorFlow, and models in its hands, raise for what cannot be traced or compiled.
         except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
             errors.append(str(error).strip().partition("\n")[0])
         else:
-            return program
+            return partial(_train_epoch, program, batches, most)
     raise _CannotCompileError(errors[-1])
+
+
+def _train_epoch(program: Program, batches: _Batches, most: int, epoch: int) -> Iterator[float]:
+    done = 0
+    for rows, shifts, count in batches.segments(epoch, most):
+        program(*map(tf.constant, (rows, shifts, count)))
+        done += int(count)
+        yield done / len(batches)
 
 
 def _hears_of_batches(callback: keras.callbacks.Callback) -> bool:

@@ -22,6 +22,7 @@ from prefect.serializers import Serializer
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from pydantic import PrivateAttr
 
+from tasks.checkpoints import Checkpoints
 from tasks.entries import RESULT_TYPES, Entries, Entry, decode_result
 from tasks.errors import EntryError, PayloadError, StoreError
 from tasks.ingredients import Ingredients, what_changed
@@ -62,6 +63,7 @@ class Lookup:
     found: Entry | None = None
     damage: str = ""  # for instance "lost: x_train"
     disowned: str | None = None  # why it is not kept; empty if nobody needs to know
+    remark: str = ""  # what else there is to say about how it was computed
     failure: StoreError | None = None
 
 
@@ -102,6 +104,18 @@ class StageResults(WritableFileSystem):
         if stage in self._lookups:
             self._lookups[stage].disowned = why
 
+    def key(self, stage: str) -> str | None:
+        """The key that the stage's result will be kept under; None if it will not be."""
+        lookup = self._lookups.get(stage)
+        if lookup is None or lookup.disowned is not None:
+            return None
+        return lookup.ingredients.key
+
+    def remark(self, stage: str, text: str) -> None:
+        """Add to the reason why the stage ran."""
+        if stage in self._lookups:
+            self._lookups[stage].remark = text
+
     def _resolve_path(self, path: str) -> Path:
         """Asked for by Prefect, which makes keys absolute and relative again with it."""
         return self.entries.path(path)
@@ -141,6 +155,8 @@ class StageResults(WritableFileSystem):
             self.entries.write(entry)
         except StoreError as error:  # Prefect would log it and go on
             lookup.failure = error
+        else:
+            Checkpoints(self.entries.store, entry.ingredients.key).clear()
 
     def settle(self, stage: str, *, cached: bool) -> str:
         """Close a stage's account: note its run and say why it ran or did not.
@@ -159,7 +175,7 @@ class StageResults(WritableFileSystem):
             self.entries.note_latest(lookup.ingredients)
         if cached:
             return _why_not(lookup, latest)
-        return _why(lookup, latest)
+        return "; ".join(filter(None, (_why(lookup, latest), lookup.remark)))
 
     def _lookup(self, key: str) -> Lookup:
         return next(found for found in self._lookups.values() if found.ingredients.key == key)

@@ -33,6 +33,12 @@ class Accountable(Protocol):
     def condemn(self, ref: BlobRef) -> None:
         """Forget a stored file that is missing or altered."""
 
+    def key(self, stage: str) -> str | None:
+        """The key that the stage's result will be kept under; None if it will not be."""
+
+    def remark(self, stage: str, text: str) -> None:
+        """Add to the reason why the stage ran."""
+
     def disown(self, stage: str, why: str) -> None:
         """Do not keep what the stage has computed."""
 
@@ -88,6 +94,19 @@ def stage(*, cache_policy: CachePolicy) -> Callable[[Callable[P, R]], Stage[P, R
         )
 
     return declare
+
+
+def result_key(stage: str) -> str | None:
+    """The cache key of the stage that is running; None if its result will not be kept."""
+    results = _results()
+    return results.key(stage) if results else None
+
+
+def remark(stage: str, text: str) -> None:
+    """Add to the reason that is shown for the stage that is running."""
+    results = _results()
+    if results is not None:
+        results.remark(stage, text)
 
 
 def _restoring(function: Callable[P, R], name: str, *, keyed: bool) -> Callable[P, R]:

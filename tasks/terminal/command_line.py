@@ -18,7 +18,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict
 
-from tasks.settings import RunSettings
+from tasks.settings import LocalRunSettings, RunSettings
 
 PREFIX = "MNIST_"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -40,7 +40,7 @@ class CommandLine:
     json: bool
 
 
-class _RunSettingsReader(RunSettings, BaseSettings):
+class _RunSettingsReader(LocalRunSettings, BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_ignore_empty=True,
@@ -105,7 +105,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         read = CliApp.run(_RunSettingsReader, cli_args=known, cli_settings_source=source)
     except ValidationError as error:
         parser.error("; ".join(_explain(detail) for detail in error.errors()))
-    settings = RunSettings.model_validate(read.model_dump())
+    settings = LocalRunSettings.model_validate(read.model_dump())
     return CommandLine(settings, known.log_level, known.json)
 
 

@@ -77,6 +77,15 @@ class Display(Listener):
             f"  {name:<10}  {state}  {record.seconds:6.2f} s  [dim]{escape(record.why)}[/]"
         )
 
+    def resumed(self, epoch: int, epochs: int) -> None:
+        """Say so in a line of its own."""
+        console.print(f"  train       goes on after epoch {epoch}/{epochs} of an earlier run")
+
+    def trained(self, epochs_done: float, epochs: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=epochs_done, total=epochs)
+
     def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
         """Move the bar; without a terminal, print a line."""
         text = (
