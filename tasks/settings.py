@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.errors import OwnModelError
 from tasks.own_model import find_own_model
@@ -204,7 +204,9 @@ class RunSettings(BaseModel):
     @field_validator("recipe")
     @classmethod
     def _is_a_recipe_of_the_model(
-        cls, recipe: RecipeName | None, info: ValidationInfo
+        cls,
+        recipe: RecipeName | None,
+        info: Any,  # a ValidationInfo, which cannot be checked at run time
     ) -> RecipeName | None:
         model = info.data.get("model")
         if model in RECIPES and recipe is not None and recipe not in RECIPES[model]:

@@ -113,10 +113,12 @@ def checkpointing(
         remark("train", f"resumed after epoch {len(history)} of {plan.epochs}")
         logger.info("goes on after epoch %d of %d", len(history), plan.epochs)
     with CheckpointWriter(checkpoints, logger.warning) as write:
-        yield (
-            history,
-            lambda: write(Checkpoint(tuple(history), [np.array(variable) for variable in state])),
-        )
+
+        def keep() -> None:
+            arrays = [np.array(variable.numpy()) for variable in state]  # copies: training goes on
+            write(Checkpoint(tuple(history), arrays))
+
+        yield history, keep
 
 
 def require_finite(metrics: EpochMetrics, epoch: int, plan: TrainingPlan) -> None:

@@ -382,6 +382,7 @@ def _program(model: keras.Model, source: _Source, through_xla: bool) -> Program:
     return program
 
 
+@tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
 def _moved(images: tf.Tensor, shifts: tf.Tensor, most: int) -> tf.Tensor:
     """Move each image (image, row, column) down and right; background comes in at the edges.
 

@@ -9,18 +9,11 @@ from typing import Any
 import pytest
 
 from tasks.ingredients import Ingredients, content_of, what_changed
-from tasks.records import ArrayRef, BlobRef, DatasetSource, ModelRef, SourceFile, TrainingPlan
+from tasks.records import ArrayRef, BlobRef, DatasetSource, ModelRef, SourceFile
+from tasks.settings import RunSettings
 from tasks.store import Store
 
-PLAN = TrainingPlan(
-    model="mlp",
-    hidden_units=64,
-    epochs=12,
-    batch_size=100,
-    optimizer="rmsprop",
-    learning_rate=0.001,
-    seed=0,
-)
+PLAN = RunSettings().plan
 
 
 def array(digit: str) -> ArrayRef:

@@ -12,18 +12,11 @@ from tasks.backend import keras, tf
 from tasks.errors import ImageTooSmallError, TrainingDivergedError
 from tasks.network import build_model, weights_digest
 from tasks.records import ArrayRef, DatasetRef, EpochMetrics, TrainingPlan
+from tasks.settings import RunSettings
 from tasks.train import require_finite
 from tasks.training import EpochListener, epoch_order, epoch_shifts, fit, predict
 
-PLAN = TrainingPlan(
-    model="mlp",
-    hidden_units=64,
-    epochs=2,
-    batch_size=16,
-    optimizer="rmsprop",
-    learning_rate=0.001,
-    seed=7,
-)
+PLAN = RunSettings(epochs=2, batch_size=16, seed=7).plan
 
 
 def dataset(height: int, width: int, classes: int) -> DatasetRef:
@@ -117,7 +110,8 @@ def test_default_network_is_the_reference_experiment() -> None:
     assert (hidden.units, hidden.activation.__name__) == (64, "relu")
     assert (output.units, output.activation.__name__) == (10, "softmax")
     assert model.count_params() == 784 * 64 + 64 + 64 * 10 + 10
-    assert model.loss == "categorical_crossentropy"
+    assert type(model.loss).__name__ == "CategoricalCrossentropy"
+    assert model.loss.label_smoothing == 0.0
 
 
 def test_default_optimizer_is_rmsprop_at_keras_defaults() -> None:
@@ -183,7 +177,7 @@ def test_fewer_images_than_a_batch_are_trained() -> None:
 def test_more_batches_than_one_call_takes_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four batches and a rest of two images: in calls of three, the fourth comes alone."""
     whole, _ = train(PLAN, images=66)
-    monkeypatch.setattr("tasks.training.SEGMENT_BATCHES", 3)
+    monkeypatch.setattr("tasks.training.XLA_BATCHES", 3)
     in_parts, _ = train(PLAN, images=66)
     assert weights_digest(in_parts) == weights_digest(whole)
 

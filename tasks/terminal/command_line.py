@@ -27,7 +27,8 @@ LOG_LEVEL_VARIABLE = f"{PREFIX}LOG_LEVEL"
 EPILOG = """\
 Each option but --json can also be set by an environment variable: MNIST_EPOCHS=6 is
 --epochs 6.
-Exit status: 0 the run completed, 1 it failed, 2 the command line was wrong, 130 Ctrl-C.
+Exit status: 0 the run completed, 1 it failed, 2 the command line was wrong, 130 Ctrl-C,
+143 SIGTERM, 129 SIGHUP.
 """
 
 

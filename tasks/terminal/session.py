@@ -26,8 +26,15 @@ if TYPE_CHECKING:  # imported below where needed: the server's start comes first
     from tasks.terminal.command_line import CommandLine
     from tasks.terminal.display import Display
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
-INTERRUPTED = "Interrupted. What the finished stages computed is kept."
+EXIT_FAILED = 1
+SIGNAL_EXIT = 128  # plus the signal's number, as shells have it
+# What ends a run from outside, and what it is called.
+ENDINGS = {
+    signal.SIGINT: "Interrupted",
+    signal.SIGTERM: "Terminated",
+    signal.SIGHUP: "Hung up",
+}
+KEPT = "What the finished stages and epochs computed is kept: run again to go on from there."
 DEFAULT_UI_URL = "http://127.0.0.1:4200"  # where `prefect server start` shows it
 
 # Set before Prefect is imported. What the user has set stays.
@@ -54,7 +61,8 @@ class Session:
         """
         started = time.perf_counter()
         gc.disable()  # imports make a million objects and no garbage; `run` enables it again
-        signal.signal(signal.SIGINT, _quit)  # until `run` takes over: no traceback of an import
+        for number in ENDINGS:  # until `run` takes over: no traceback of an import
+            signal.signal(number, _quit)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         arguments = sys.argv[1:]
@@ -75,18 +83,24 @@ class Session:
 
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
+        from prefect.exceptions import TerminationSignal
+
         from tasks.errors import PipelineError
         from tasks.terminal.display import Display, print_traceback
 
         gc.freeze()
         gc.enable()
         display = Display()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ENDINGS:
+            signal.signal(number, _raise)
         try:
             with display:
                 summary = self._run(flow, display)
         except KeyboardInterrupt:
-            return self._fail(INTERRUPTED, display, EXIT_INTERRUPTED)
+            return self._fail(_ending(signal.SIGINT), display, SIGNAL_EXIT + signal.SIGINT)
+        except TerminationSignal as termination:
+            number = signal.Signals(termination.signal)
+            return self._fail(_ending(number), display, SIGNAL_EXIT + number)
         except PipelineError as error:
             return self._fail(str(error), display)
         except Exception as error:  # noqa: BLE001 - one clear message, whatever it is
@@ -143,9 +157,22 @@ class Session:
         return status
 
 
-def _quit(_signal: int, _frame: object) -> NoReturn:
+def _ending(number: int) -> str:
+    return f"{ENDINGS[signal.Signals(number)]}. {KEPT}"
+
+
+def _raise(number: int, _frame: object) -> NoReturn:
+    """End the run where it is: Prefect marks it as it does under its own handler, Crashed."""
+    from prefect.exceptions import TerminationSignal
+
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise TerminationSignal(number)
+
+
+def _quit(number: int, _frame: object) -> NoReturn:
     """End at once while the program is still loading."""
-    sys.stderr.write(f"\nfailed {INTERRUPTED}\n")
+    sys.stderr.write(f"\nfailed {_ending(number)}\n")
     if "--json" in sys.argv:
-        print(json.dumps({"error": INTERRUPTED, "stages": {}}))
-    sys.exit(EXIT_INTERRUPTED)
+        print(json.dumps({"error": _ending(number), "stages": {}}))
+    sys.exit(SIGNAL_EXIT + number)

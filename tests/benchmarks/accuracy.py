@@ -1,0 +1,170 @@
+"""How accurate each recipe is, over several seeds, and how long it takes.
+
+    make seeds      every recipe, trained on all training images, on the test images
+    make recipes    the candidates that the recipes were chosen from, trained on the first 50,000
+                    training images and scored on the other 10,000: no test image is looked at
+
+Seconds are those of building and training, beside plain `keras.Model.fit` of the reference
+experiment in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.backend import keras
+from tasks.network import build_model
+from tasks.records import ARRAY_NAMES, DatasetRef
+from tasks.settings import RunSettings
+from tasks.store import Store
+from tasks.training import fit, predict
+
+MNIST = Path(__file__).parents[2] / "tasks" / "sources" / "mnist.npz"
+HELD_OUT = 10_000
+PLAIN = "plain Keras, fit"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: settings, or None for plain Keras, and the seeds to train them with."""
+
+    name: str
+    settings: dict[str, object] | None
+    seeds: int
+
+
+SEEDS = [
+    Row(PLAIN, None, 10),
+    Row("mlp", {"model": "mlp"}, 10),
+    Row("mlp, fast", {"model": "mlp", "recipe": "fast"}, 10),
+    Row("mlp, long", {"model": "mlp", "recipe": "long"}, 5),
+    Row("cnn", {"model": "cnn"}, 5),
+    Row("cnn, long", {"model": "cnn", "recipe": "long"}, 5),
+]
+
+
+def candidates() -> Iterator[Row]:
+    """What was tried before the recipes were chosen."""
+    fast = {"model": "mlp", "recipe": "fast"}
+    yield Row(PLAIN, None, 3)
+    for change in (
+        {},
+        {"shift_pixels": 0},
+        {"label_smoothing": 0.0},
+        {"schedule": "constant", "learning_rate": 0.001},
+        {"learning_rate": 0.0025},
+        {"learning_rate": 0.01},
+        {"batch_size": 100},
+        {"batch_size": 500},
+    ):
+        yield Row(f"mlp, fast{_named(change)}", fast | change, 3)
+    cnn = {"model": "cnn", "recipe": "fast"}
+    for change in (
+        {},
+        {"shift_pixels": 1},
+        {"label_smoothing": 0.0},
+        {"label_smoothing": 0.05},
+        {"learning_rate": 0.0025},
+        {"learning_rate": 0.01},
+        {"batch_size": 125},
+        {"epochs": 5},
+        {"epochs": 12},
+        {"epochs": 20},
+    ):
+        yield Row(f"cnn, fast{_named(change)}", cnn | change, 2)
+
+
+def _named(change: dict[str, object]) -> str:
+    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in change.items())
+
+
+def stored_mnist(store: Store, *, held_out: bool) -> DatasetRef:
+    """MNIST as `preprocess` hands it on; with `held_out`, training images stand in for test."""
+    with np.load(MNIST) as archive:
+        arrays = {name: archive[name] for name in ARRAY_NAMES}
+    if held_out:
+        for axis in ("x", "y"):
+            whole = arrays[f"{axis}_train"]
+            arrays[f"{axis}_train"], arrays[f"{axis}_test"] = whole[:-HELD_OUT], whole[-HELD_OUT:]
+    for name in ("x_train", "x_test"):
+        arrays[name] = arrays[name].reshape(-1, 784).astype(np.float32) / np.float32(255)
+    for name in ("y_train", "y_test"):
+        arrays[name] = np.eye(10, dtype=np.float32)[arrays[name]]
+    stored = {name: store.put_array(array) for name, array in arrays.items()}
+    return DatasetRef(name="mnist", height=28, width=28, classes=10, **stored)
+
+
+def train(row: Row, seed: int, ready: DatasetRef, store: Store) -> tuple[keras.Model, float]:
+    """A trained model, and the seconds it took to build and train it."""
+    images, labels = store.open_array(ready.x_train), store.open_array(ready.y_train)
+    started = time.perf_counter()
+    plan = RunSettings.model_validate({"seed": seed, **(row.settings or {})}).plan
+    model = build_model(plan, ready)
+    if row.settings is None:
+        model.fit(images, labels, epochs=plan.epochs, batch_size=plan.batch_size, verbose=0)
+    else:
+        fit(
+            model,
+            images,
+            labels,
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            seed=plan.seed,
+            image_shape=(28, 28),
+            shift_pixels=plan.shift_pixels,
+        )
+    return model, time.perf_counter() - started
+
+
+def measure(row: Row, ready: DatasetRef, store: Store) -> tuple[list[float], list[float]]:
+    """Accuracies and seconds, one of each a seed."""
+    images = store.open_array(ready.x_test)
+    truth = store.open_array(ready.y_test).argmax(axis=1)
+    accuracies, seconds = [], []
+    for seed in range(row.seeds):
+        model, taken = train(row, seed, ready, store)
+        accuracies.append(float(np.mean(predict(model, images).argmax(axis=1) == truth)))
+        seconds.append(taken)
+        print(f"  {row.name}, seed {seed}: {accuracies[-1]:.4f}, {taken:.1f} s", file=sys.stderr)
+        keras.backend.clear_session()
+    return accuracies, seconds
+
+
+def main() -> None:
+    """Train, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--held-out", action="store_true", help="the candidates, no test image")
+    parser.add_argument("--only", default="", help="rows whose name begins so, besides plain Keras")
+    options = parser.parse_args()
+    rows = list(candidates()) if options.held_out else SEEDS
+    rows = [row for row in rows if row.name.startswith((PLAIN, options.only))]
+    print("| recipe | seeds | accuracy, mean ± standard deviation | lowest | seconds | of `fit` |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(root=Path(folder))
+        store.prepare()
+        ready = stored_mnist(store, held_out=options.held_out)
+        reference = 0.0
+        for row in rows:
+            accuracies, seconds = measure(row, ready, store)
+            taken = statistics.median(seconds)
+            reference = reference or taken
+            mean, spread = statistics.mean(accuracies), statistics.stdev(accuracies)
+            print(
+                f"| {row.name} | {row.seeds} | {100 * mean:.2f} ± {100 * spread:.2f} % "
+                f"| {100 * min(accuracies):.2f} % | {taken:.1f} | {taken / reference:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
