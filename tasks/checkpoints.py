@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -86,6 +87,13 @@ class Checkpoints:
             file.publish(self.folder / _name(checkpoint.history), sync=True)
         for old in regular_files(self.folder, NAME)[:-KEPT]:
             old.unlink(missing_ok=True)
+
+    def written(self) -> datetime:
+        """When the training came as far as this; the beginning of time if it is gone."""
+        try:
+            return datetime.fromtimestamp(self.folder.stat().st_mtime, UTC)
+        except OSError:
+            return datetime.min.replace(tzinfo=UTC)
 
     def clear(self) -> None:
         """Remove them: the training is complete, or begins anew."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from tasks.checkpoints import all_checkpoints
 from tasks.entries import KEY, Entries, regular_files
 from tasks.errors import EntryError
 from tasks.records import BlobRef
@@ -74,12 +75,16 @@ def prune(
     """Remove what was not used for `max_age`, then what was used longest ago.
 
     Goes on until the files of the results that are left take at most `max_bytes`. Files that no
-    result names go, too, unless a run may still be about to name them.
+    result names go, too, unless a run may still be about to name them; and so do the checkpoints
+    of trainings that nobody went on with for `max_age`.
     """
     items = kept = inventory(entries)
     if max_age is not None:
         oldest = datetime.now(UTC) - min(max_age, LONGEST_AGE)
         kept = [item for item in kept if item.used >= oldest]
+        for checkpoints in all_checkpoints(entries.store):
+            if checkpoints.written() < oldest:
+                checkpoints.clear()
     if max_bytes is not None:
         kept = _within(kept, max_bytes)
     gone = items[len(kept) :]
@@ -122,7 +127,7 @@ def damages(entries: Entries) -> Iterator[str]:
 
 
 def clear(store: Store) -> None:
-    """Remove every result and stored file, and nothing that is not ours.
+    """Remove every result, stored file and checkpoint, and nothing that is not ours.
 
     Downloaded datasets stay, and so do the folders: a run may be using them.
     """
@@ -130,6 +135,8 @@ def clear(store: Store) -> None:
     for folder, name in ours.items():  # results first: they name the rest
         for path in regular_files(folder, name):
             _remove(path)
+    for checkpoints in all_checkpoints(store):
+        checkpoints.clear()
 
 
 def _item(entries: Entries, key: str, used: datetime) -> Item:

@@ -30,6 +30,7 @@ OPTIMIZERS = {
 WARMUP_FRACTION, START_DIVISOR = 0.3, 25  # of the one-cycle schedule
 BATCH_MEMORY = 0.9  # Keras's 0.99 still holds the initial statistics after an epoch
 CNN_MIN_SIDE = 4  # two poolings by 2 must leave at least one pixel
+CNN_UNPADDED_SIDE = 12  # from here on also if the convolutions take 4 and 2 pixels off
 
 
 def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
@@ -161,12 +162,14 @@ def _cnn_layers(plan: TrainingPlan, dataset: DatasetRef) -> list[keras.layers.La
             advice="Use --model mlp.",
         )
     layers = keras.layers
+    # Without the border a convolution takes a quarter less time, and MNIST's is empty.
+    padding = "valid" if min(height, width) >= CNN_UNPADDED_SIDE else "same"
     return [
         layers.Reshape((height, width, 1), name="image"),
-        layers.Conv2D(24, 5, padding="same", use_bias=False, name="edges"),
+        layers.Conv2D(32, 5, padding=padding, use_bias=False, name="edges"),
         layers.MaxPooling2D(name="pool_edges"),  # before what follows: a quarter of its work
         *_normalised("edges"),
-        layers.Conv2D(32, 3, padding="same", use_bias=False, name="shapes"),
+        layers.Conv2D(64, 3, padding=padding, use_bias=False, name="shapes"),
         layers.MaxPooling2D(name="pool_shapes"),
         *_normalised("shapes"),
         layers.Flatten(name="features"),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from tasks.checkpoints import all_checkpoints
 from tasks.entries import Entries
 from tasks.errors import PipelineError
 from tasks.housekeeping import clear, damages, inventory, prune, stored_bytes
@@ -56,6 +57,8 @@ def _list(store: Store) -> int:
         times = f"{_minute(item.computed)}  {_minute(item.used)}"
         print(f"{item.stage:<10}  {times}  {_size(item.size_bytes):>9}  {item.key[:12]}")
     print(f"{_count(len(items), 'result')}, {_size(stored_bytes(store))} in {store.root}")
+    if unfinished := list(all_checkpoints(store)):
+        print(f"{_count(len(unfinished), 'training')} to go on with: a run was cut off, or is on")
     return 0
 
 

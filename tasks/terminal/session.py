@@ -83,16 +83,15 @@ class Session:
 
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
-        from prefect.exceptions import TerminationSignal
-
         from tasks.errors import PipelineError
+        from tasks.orchestration.signals import TerminationSignal, end_run
         from tasks.terminal.display import Display, print_traceback
 
         gc.freeze()
         gc.enable()
         display = Display()
         for number in ENDINGS:
-            signal.signal(number, _raise)
+            signal.signal(number, end_run)
         try:
             with display:
                 summary = self._run(flow, display)
@@ -159,15 +158,6 @@ class Session:
 
 def _ending(number: int) -> str:
     return f"{ENDINGS[signal.Signals(number)]}. {KEPT}"
-
-
-def _raise(number: int, _frame: object) -> NoReturn:
-    """End the run where it is: Prefect marks it as it does under its own handler, Crashed."""
-    from prefect.exceptions import TerminationSignal
-
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise TerminationSignal(number)
 
 
 def _quit(number: int, _frame: object) -> NoReturn:
