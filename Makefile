@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-pythons check format bench cases lock clean
+.PHONY: help run test test-all test-pythons check format bench cases seeds recipes lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,12 @@ bench: $(VENV)/.dev ## measure speed and memory beside their references
 
 cases: $(VENV)/.dev ## what runs again after a change or damage, beside the obvious Prefect flow
 	@$(BIN)/python tests/benchmarks/cases.py
+
+seeds: $(VENV)/.dev ## the accuracy of every recipe over several seeds (half an hour)
+	@$(BIN)/python tests/benchmarks/accuracy.py $(ARGS)
+
+recipes: $(VENV)/.dev ## the candidates for the recipes, on held-out training images (half an hour)
+	@$(BIN)/python tests/benchmarks/accuracy.py --held-out $(ARGS)
 
 lock: $(VENV)/.dev ## renew the two locks from pyproject.toml
 	$(BIN)/python -m uv pip compile pyproject.toml --extra build --universal --python-version 3.11 \

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.records import TrainingPlan
-from tasks.settings import RunSettings
+from tasks.settings import LocalRunSettings, RunSettings
 from tasks.terminal.command_line import CommandLine, parse
 
 
@@ -34,12 +34,17 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--dataset", "my folder, with=signs"], {"dataset": "my folder, with=signs"}),
     (["--model", "cnn"], {"model": "cnn"}),
     (["--recipe", "reference"], {"recipe": "reference"}),
+    (["--model", "cnn", "--recipe", "long"], {"model": "cnn", "recipe": "long"}),
     (["--epochs", "6"], {"epochs": 6}),
     (["--epochs=6"], {"epochs": 6}),
     (["--batch-size", "32"], {"batch_size": 32}),
     (["--hidden-units", "128"], {"hidden_units": 128}),
     (["--learning-rate", "1e-2"], {"learning_rate": 0.01}),
     (["--optimizer", "sgd"], {"optimizer": "sgd"}),
+    (["--schedule", "one-cycle"], {"schedule": "one-cycle"}),
+    (["--label-smoothing", "0.1"], {"label_smoothing": 0.1}),
+    (["--label-smoothing", "0"], {"label_smoothing": 0.0}),
+    (["--shift-pixels", "2"], {"shift_pixels": 2}),
     (["--seed", "7"], {"seed": 7}),
     (["--min-accuracy", "0.97"], {"min_accuracy": 0.97}),
     (["--refresh"], {"refresh": True}),
@@ -50,16 +55,16 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
 
 
 def test_defaults_are_those_of_the_settings() -> None:
-    assert parse([]) == CommandLine(RunSettings(), log_level="WARNING", json=False)
+    assert parse([]) == CommandLine(LocalRunSettings(), log_level="WARNING", json=False)
 
 
 @pytest.mark.parametrize(("arguments", "expected"), OPTIONS, ids=[" ".join(o) for o, _ in OPTIONS])
 def test_option_sets_its_field(arguments: list[str], expected: dict[str, Any]) -> None:
-    assert RunSettings(**expected) == parse(arguments).settings
+    assert LocalRunSettings(**expected) == parse(arguments).settings
 
 
 def test_every_field_has_an_option_in_the_table_above() -> None:
-    assert set(RunSettings.model_fields) == {name for _, fields in OPTIONS for name in fields}
+    assert set(LocalRunSettings.model_fields) == {name for _, fields in OPTIONS for name in fields}
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
@@ -90,7 +95,7 @@ def test_variable_sets_its_field_and_an_empty_one_does_not(
 ) -> None:
     monkeypatch.setenv(variable, value)
 
-    assert RunSettings(**expected) == parse([]).settings
+    assert LocalRunSettings(**expected) == parse([]).settings
 
 
 def test_log_level_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +122,7 @@ def test_command_line_wins_over_the_environment(
 ) -> None:
     monkeypatch.setenv(variable, value)
 
-    assert RunSettings(**expected) == parse(option).settings
+    assert LocalRunSettings(**expected) == parse(option).settings
 
 
 def test_log_level_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +173,39 @@ def test_misspelt_option_is_refused_with_a_suggestion(
             ["--min-accuracy", "97"],
             "--min-accuracy: Input should be less than or equal to 1. Received: '97'",
         ),
-        (["--model", "svm"], "--model: Input should be 'mlp' or 'cnn'. Received: 'svm'"),
+        (
+            ["--model", "svm"],
+            "--model: Value error, A model is mlp, cnn or FILE.py:FUNCTION. Received: svm",
+        ),
+        (["--model", "no.py:f"], "The model's file must be readable. Received: No such file"),
+        (
+            ["--recipe", "quick"],
+            "--recipe: Input should be 'reference', 'fast' or 'long'. Received: 'quick'",
+        ),
+        (
+            ["--model", "cnn", "--recipe", "reference"],
+            "--recipe: Value error, cnn has the recipes fast, long. Received: 'reference'",
+        ),
+        (
+            ["--schedule", "cosine"],
+            "--schedule: Input should be 'constant' or 'one-cycle'. Received: 'cosine'",
+        ),
+        (
+            ["--label-smoothing", "1"],
+            "--label-smoothing: Input should be less than 1. Received: '1'",
+        ),
+        (
+            ["--label-smoothing", "-0.1"],
+            "--label-smoothing: Input should be greater than or equal to 0. Received: '-0.1'",
+        ),
+        (
+            ["--shift-pixels", "65"],
+            "--shift-pixels: Input should be less than or equal to 64. Received: '65'",
+        ),
+        (
+            ["--shift-pixels", "-1"],
+            "--shift-pixels: Input should be greater than or equal to 0. Received: '-1'",
+        ),
         (
             ["--log-level", "LOUD"],
             "--log-level: invalid choice: 'LOUD'",
@@ -250,9 +287,9 @@ def help_text(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("field", RunSettings.model_fields)
+@pytest.mark.parametrize("field", LocalRunSettings.model_fields)
 def test_help_describes_every_field(help_text: str, field: str) -> None:
-    description = RunSettings.model_fields[field].description
+    description = LocalRunSettings.model_fields[field].description
 
     assert f"--{field.replace('_', '-')}" in help_text
     assert str(description) in help_text
@@ -260,8 +297,8 @@ def test_help_describes_every_field(help_text: str, field: str) -> None:
 
 def test_help_names_the_exit_statuses(help_text: str) -> None:
     assert (
-        "Exit status: 0 the run completed, 1 it failed, 2 the command line was wrong, 130 Ctrl-C."
-        in help_text
+        "Exit status: 0 the run completed, 1 it failed, 2 the command line was wrong, 130 Ctrl-C, "
+        "143 SIGTERM, 129 SIGHUP." in help_text
     )
 
 
@@ -285,6 +322,11 @@ def test_settings_cannot_be_changed() -> None:
 def test_unknown_setting_is_refused() -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         RunSettings.model_validate({"epoch": 6})
+
+
+def test_deployment_refuses_a_model_in_a_file() -> None:
+    with pytest.raises(ValidationError, match="Input should be 'mlp' or 'cnn'"):
+        RunSettings.model_validate({"model": "nets.py:tiny"})
 
 
 @pytest.mark.parametrize(
@@ -321,6 +363,21 @@ def test_unknown_setting_is_refused() -> None:
             ),
         ),
         (
+            RunSettings(recipe="fast"),
+            TrainingPlan(
+                model="mlp",
+                hidden_units=64,
+                epochs=12,
+                batch_size=250,
+                optimizer="adam",
+                learning_rate=0.005,
+                schedule="one-cycle",
+                label_smoothing=0.05,
+                shift_pixels=1,
+                seed=0,
+            ),
+        ),
+        (
             RunSettings(epochs=1, batch_size=2, hidden_units=3, learning_rate=4, optimizer="sgd"),
             TrainingPlan(
                 model="mlp",
@@ -336,12 +393,28 @@ def test_unknown_setting_is_refused() -> None:
             ),
         ),
     ],
-    ids=["the mlp's recipe", "the cnn's recipe", "what was set"],
+    ids=["the mlp's recipe", "the cnn's recipe", "the fast recipe", "what was set"],
 )
 def test_plan_is_the_recipe_overruled_by_what_was_set(
     settings: RunSettings, plan: TrainingPlan
 ) -> None:
     assert plan == settings.plan
+
+
+@pytest.mark.parametrize(("model", "epochs"), [("mlp", 40), ("cnn", 20)])
+def test_long_recipe_is_the_fast_one_with_more_epochs(model: str, epochs: int) -> None:
+    fast, long = (
+        RunSettings.model_validate({"model": model, "recipe": recipe}).plan
+        for recipe in ("fast", "long")
+    )
+
+    assert fast.model_copy(update={"epochs": epochs}) == long
+
+
+def test_zero_overrules_the_recipe() -> None:
+    plan = RunSettings(model="cnn", label_smoothing=0, shift_pixels=0).plan
+
+    assert (plan.label_smoothing, plan.shift_pixels) == (0, 0)
 
 
 def test_folders_are_those_of_the_user_unless_set(

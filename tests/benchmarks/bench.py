@@ -165,6 +165,19 @@ def environment_in(home: Path) -> dict[str, str]:
     return environment
 
 
+def trainer(*arguments: object) -> list[str]:
+    """The command that measures the trainer by itself."""
+    return [sys.executable, str(HERE / "trainer.py"), *map(str, arguments)]
+
+
+def measure_trainer(environment: dict[str, str], rounds: int) -> tuple[dict[str, float], float]:
+    """Median seconds of each training; the requests' share of a training with live progress."""
+    seconds = json.loads(run(trainer("times", rounds), environment)[1])
+    with lasting_server(environment) as reached:
+        measured = json.loads(run(trainer("progress"), reached)[1])
+    return seconds, measured["requests"] / measured["training"]
+
+
 def measure_times(work: Path, environment: dict[str, str], rounds: int) -> dict[str, float]:
     """Median seconds of each kind of run, the kinds taken in turn."""
     seconds: dict[str, list[float]] = {}
@@ -232,12 +245,17 @@ def main() -> int:
         obvious_cache = folder_bytes(work / "obvious-0") / MEBIBYTE
         storing, saving = measure_storing(work, rounds)
         keys = measure_keys(rounds)
+        training, requests_share = measure_trainer(environment, rounds)
+        training_peak, large_peak = (
+            peak_anonymous_mebibytes(trainer("memory", times_over), environment)
+            for times_over in (1, 10)
+        )
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    plain = seconds["plain"]
+    plain, fit, products = seconds["plain"], training["plain Keras, fit"], training["products"]
     rows = [
         Row("plain Keras script", plain, "s  ", plain, 0),
-        Row("first run, no server", seconds["first"], "s  ", plain, 1.0),
+        Row("first run, no server", seconds["first"], "s  ", plain, 0.75),
         Row("unchanged rerun, no server", seconds["unchanged"], "s  ", plain, 0.35),
         Row("unchanged rerun, server up", seconds["unchanged, server"], "s  ", plain, 0.12),
         Row("obvious Prefect flow, first run", seconds["obvious"], "s  ", plain, 0),
@@ -248,6 +266,15 @@ def main() -> int:
         Row("cache on disk", cache, "MiB", obvious_cache, 0.7),
         Row("np.save and SHA-256 of the training images", saving, "s  ", saving, 0),
         Row("storing the training images", storing, "s  ", saving, 1.2),
+        Row("fit of the reference experiment", fit, "s  ", fit, 0),
+        Row("the trainer, compiling included", training["mlp"], "s  ", fit, 0.3),
+        Row("mlp, recipe fast", training["mlp, fast"], "s  ", fit, 1.0),
+        Row("cnn", training["cnn"], "s  ", fit, 5.0),
+        Row("bare matrix products in NumPy", products, "s  ", products, 0),
+        Row("the trainer, compiling included", training["mlp"], "s  ", products, 2.5),
+        Row("training, peak memory", training_peak, "MiB", training_peak, 0),
+        Row("training on ten times the images, peak memory", large_peak, "MiB", training_peak, 1.3),
+        Row("requests of the live progress, of training", requests_share, "   ", 1.0, 0.02),
         Row("keys of the whole flow (to 50 ms)", keys, "ms ", KEYS_MILLISECONDS, 1.0),
     ]
     print(f"| {'what':<52} | {'measured':>13} | ratio | target  |        |")
