@@ -169,6 +169,7 @@ class EpochListener(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keras's part of it."""
         assert logs is not None, "an epoch ends with its metrics"
+        self.on_part(float(epoch + 1))
         metrics = EpochMetrics(loss=logs["loss"], accuracy_fraction=logs["accuracy"])
         self._on_epoch(epoch + 1, metrics)
 
