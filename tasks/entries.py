@@ -21,13 +21,21 @@ from typing import Any
 
 from tasks.errors import EntryError, StoreError
 from tasks.ingredients import Ingredients
-from tasks.records import DatasetRef, Metrics, ModelRef, Record, ValidationReport
+from tasks.records import (
+    DatasetRef,
+    Metrics,
+    ModelRef,
+    Pictures,
+    Record,
+    Suspects,
+    ValidationReport,
+)
 from tasks.store import Store, write_atomically
 
 KEY = re.compile("[0-9a-f]{64}")
 
 RESULT_TYPES: dict[str, type[Record]] = {
-    kind.__name__: kind for kind in (DatasetRef, ValidationReport, ModelRef, Metrics)
+    kind.__name__: kind for kind in (DatasetRef, ValidationReport, ModelRef, Metrics, Suspects, Pictures)
 }
 
 

@@ -20,7 +20,7 @@ from tasks.store import Store, errors_named, sha256_of_file
 # A run stores its arrays before the result that names them: what is younger may be in use.
 UNFINISHED_SECONDS = 3600
 LONGEST_AGE = timedelta(days=100 * 365)
-BLOB = re.compile(r"[0-9a-f]{64}\.(npy|keras)")
+BLOB = re.compile(r"[0-9a-f]{64}\.(npy|keras|png)")
 STAGE = re.compile("[a-z_]+")
 NOTE = re.compile("[0-9a-f]{32}")
 

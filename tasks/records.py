@@ -42,7 +42,7 @@ class BlobRef(Record):
 
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=0)]
-    suffix: Literal[".npy", ".keras"]
+    suffix: Literal[".npy", ".keras", ".png"]
 
 
 class ArrayRef(BlobRef):
@@ -98,23 +98,35 @@ class DatasetRef(Record):
 
 
 class CheckResult(Record):
-    """The outcome of one validation check."""
+    """The outcome of one validation check.
 
+    `received`: what was found instead, or why the check was skipped. `rows`: the numbers of the
+    first failing images; `failing` counts all of them.
+    """
+
+    tier: Literal["files", "structure", "rows", "splits", "drift"]
+    name: str
     subject: str
     rule: str
-    passed: bool
+    severity: Literal["error", "warning"]
+    outcome: Literal["passed", "failed", "skipped"]
     received: str = ""
+    rows: tuple[int, ...] = ()
+    failing: int = 0
 
 
 class ValidationReport(Record):
-    """Every check that ran, in order."""
+    """Every check, in order, those that were skipped included.
+
+    `sheet` shows offending images, if any check names rows.
+    """
 
     checks: tuple[CheckResult, ...]
+    sheet: BlobRef | None = None
 
-    @property
-    def failures(self) -> tuple[CheckResult, ...]:
-        """The checks that did not hold."""
-        return tuple(check for check in self.checks if not check.passed)
+    def failed(self, severity: Literal["error", "warning"]) -> tuple[CheckResult, ...]:
+        """The checks of a severity that did not hold."""
+        return tuple(c for c in self.checks if c.outcome == "failed" and c.severity == severity)
 
 
 ModelName = Literal["mlp", "cnn"]
@@ -191,19 +203,71 @@ class ClassMetrics(Record):
     f1: float
 
 
+class ConfidenceBin(Record):
+    """The images whose predicted class got a probability in one tenth of [0, 1]: means, count."""
+
+    confidence: float
+    accuracy_fraction: float
+    images: int
+
+
+class Mistake(Record):
+    """A test image that was taken for another class, with the probability of that class."""
+
+    row: int
+    label: int
+    predicted: int
+    confidence: float
+
+
 class Metrics(Record):
     """The evaluation on every test image.
 
-    `confusion[i][j]` counts the images of class i that were taken for class j;
-    `probabilities` is (image, class) float32.
+    `accuracy_interval`: Wilson's, 95 %. `confusion[i][j]` counts the images of class i that were
+    taken for class j. `calibration_error`: expected calibration error over the non-empty
+    `reliability` bins. `mistakes`: the most confident ones first, at most 25. `probabilities` is
+    (image, class) float32.
     """
 
     accuracy_fraction: float
+    accuracy_interval: tuple[float, float]
     loss: float
     images: int
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
+    calibration_error: float
+    reliability: tuple[ConfidenceBin, ...]
+    mistakes: tuple[Mistake, ...]
     probabilities: ArrayRef
+
+
+class Suspect(Record):
+    """A training image whose label is doubtful: what it is labelled, and what it looks like."""
+
+    row: int
+    label: int
+    suggested: int
+    quality: float
+
+
+class Suspects(Record):
+    """Doubtful labels of the training images, the worst first; `images` were looked at."""
+
+    found: tuple[Suspect, ...]
+    images: int
+
+
+class Pictures(Record):
+    """The pictures of a run's report, each a stored PNG."""
+
+    samples: BlobRef
+    balance: BlobRef
+    preprocessing: BlobRef
+    curves: BlobRef
+    confusion: BlobRef
+    reliability: BlobRef
+    mistakes: BlobRef
+    suspects: BlobRef | None = None
 
 
 class StageRecord(Record):
