@@ -167,7 +167,7 @@ def _noise(
     """Two random images as the model takes them. Raises OwnModelError for another size."""
     pixels = dataset.height * dataset.width
     shape = input_shape(model, pixels)
-    if None in shape or math.prod(shape) != pixels:
+    if math.prod(shape) != pixels:
         raise OwnModelError(
             f"The model's input must have the size of an image, {pixels} values in any shape.",
             received=f"keras.Input({shape})",
