@@ -84,6 +84,8 @@ def load_model(path: Path, network: Network, dataset: DatasetRef) -> keras.Model
         keras.utils.clear_session()
         model = _called(network, dataset)
         model(_noise(model, network, dataset))  # makes what weights it has
+        if model.compiled:
+            model.optimizer.build(model.trainable_variables)  # they are in the file, too
         model.load_weights(path)
         return model
     return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -167,7 +169,7 @@ def _noise(
     """Two random images as the model takes them. Raises OwnModelError for another size."""
     pixels = dataset.height * dataset.width
     shape = input_shape(model, pixels)
-    if math.prod(shape) != pixels:
+    if -1 in shape or math.prod(shape) != pixels:
         raise OwnModelError(
             f"The model's input must have the size of an image, {pixels} values in any shape.",
             received=f"keras.Input({shape})",
