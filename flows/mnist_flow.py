@@ -42,13 +42,14 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     Stages whose inputs and code are unchanged take their result from the cache.
     """
     with stored_run(settings) as store:
+        plan = settings.plan
         source = find_dataset(settings.dataset, downloads=store.root / "downloads")
         raw = load(source, store)
         checked = validate(raw, store)
         ready = preprocess(raw, store, wait_for=[checked])
-        model = train(ready, settings.plan, store)
-        metrics = evaluate(model, settings.network, ready, store)
-        return publish(settings, raw, checked, model, metrics, store)
+        model = train(ready, plan, store)
+        metrics = evaluate(model, plan.model, ready, store)
+        return publish(settings, plan, raw, checked, model, metrics, store)
 
 
 if __name__ == "__main__":

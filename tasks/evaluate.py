@@ -21,7 +21,7 @@ def evaluate(model: ModelRef, network: Network, ready: DatasetRef, store: Store)
     from tasks.network import load_model
     from tasks.training import predict
 
-    trained = load_model(store.require(model.keras_file), network)
+    trained = load_model(store.require(model.keras_file), network, ready)
     probabilities = predict(trained, store.open_array(ready.x_test))
     labels = store.open_array(ready.y_test).argmax(axis=1)
     metrics = score(probabilities, labels, store.put_array(probabilities))

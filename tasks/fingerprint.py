@@ -76,6 +76,7 @@ def fingerprint_of(module: str) -> Fingerprint:
 
 def code_of_file(path: Path) -> dict[str, str]:
     """SHA-256 by file of a file of code and of what it imports from its folder and this project."""
+    _is_here.cache_clear()  # files of a user's come and go while the process lives
     reached = _reached(path.stem, path.parent)
     return {file.name: file.sha256 for file in reached.values()}
 

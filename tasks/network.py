@@ -12,13 +12,13 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from tasks.backend import keras
 from tasks.errors import ImageTooSmallError, OwnModelError
-from tasks.own_model import load_own_model
+from tasks.own_model import call_own_model
 from tasks.records import DatasetRef, Network, OwnModel, TrainingPlan
 from tasks.training import input_shape
 
@@ -43,6 +43,7 @@ def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
         ImageTooSmallError: the images are smaller than the network can pool.
         OwnModelError: the user's function does not give a model that fits.
     """
+    keras.utils.clear_session()  # layers without a name are numbered, and the digest has names
     keras.utils.set_random_seed(plan.seed)
     if isinstance(plan.model, OwnModel):
         return _own_model(plan.model, plan, dataset)
@@ -73,10 +74,20 @@ def weights_digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: Path, network: Network) -> keras.Model:
-    """Read a model that `train` saved. No code is run but the user's own, if it is his model."""
+def load_model(path: Path, network: Network, dataset: DatasetRef) -> keras.Model:
+    """Read a model that `train` saved, for predictions. Code inside the file is never run.
+
+    A user's own model is built anew by its function and takes the weights only. Raises
+    OwnModelError.
+    """
     if isinstance(network, OwnModel):
-        load_own_model(network)  # its classes may be in the file
+        keras.utils.clear_session()
+        model = _called(network, dataset)
+        model(_noise(model, network, dataset))  # makes what weights it has
+        if model.compiled:
+            model.optimizer.build(model.trainable_variables)  # they are in the file, too
+        model.load_weights(path)
+        return model
     return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
@@ -105,46 +116,66 @@ def _learning_rate(
 
 
 def _own_model(own: OwnModel, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
-    """What the user's function builds, compiled if it is not, and tried on one black image."""
-    where = f"{own.path}:{own.name}"
-    function: Any = getattr(load_own_model(own), own.name, None)
-    try:
-        model = function(height=dataset.height, width=dataset.width, classes=dataset.classes)
-    except Exception as error:
-        raise OwnModelError(
-            "The function must build a model from height, width and classes.",
-            received=f"{type(error).__name__}: {error}",
-            where=where,
-        ) from error
-    if not isinstance(model, keras.Model):
-        raise OwnModelError("The function must return a keras.Model.", received=model, where=where)
+    """What the user's function builds, compiled if it is not, and tried on two images."""
+    model = _called(own, dataset)
     if not model.compiled:
         _compile(model, plan, dataset)
+    images = _noise(model, own, dataset)
+    labels = np.eye(len(images), dataset.classes, dtype=np.float32)
     try:
-        image = np.zeros((1, *input_shape(model, dataset.height * dataset.width)), np.float32)
-        probabilities = np.asarray(model(image))
-        label = np.eye(1, dataset.classes, dtype=np.float32)
-        figures = model.test_on_batch(image, label, return_dict=True)
+        probabilities = np.asarray(model(images))
+        figures = model.test_on_batch(images, labels, return_dict=True)
+        json.dumps(model.get_config())
     except Exception as error:
         raise OwnModelError(
-            f"The model must take one-hot labels of {dataset.classes} classes and images of "
-            f"{dataset.height} by {dataset.width} values in [0, 1], of any shape.",
+            "The model must take one-hot labels, and be one that Keras can save.",
             received=f"{type(error).__name__}: {error}",
-            where=where,
+            where=f"{own.path}:{own.name}",
         ) from error
-    if probabilities.shape != label.shape or not np.isclose(probabilities.sum(), 1, atol=1e-3):
+    sums = probabilities.sum(axis=-1)
+    if (
+        probabilities.shape != labels.shape
+        or probabilities.min() < 0
+        or not np.allclose(sums, 1, atol=1e-3)
+    ):
         raise OwnModelError(
-            "The model's outputs must be probabilities (batch, class), as of a softmax.",
-            received=f"{probabilities.shape[1:]} values with the sum {probabilities.sum():g}",
-            where=where,
+            f"The model must give {dataset.classes} probabilities, as a softmax does.",
+            received=f"outputs of shape {probabilities.shape[1:]} that sum to {sums.flat[0]:.3g}",
+            where=f"{own.path}:{own.name}",
         )
     if "accuracy" not in figures:
         raise OwnModelError(
             'A model that comes compiled must have "accuracy" among its metrics.',
             received=", ".join(figures),
-            where=where,
+            where=f"{own.path}:{own.name}",
         )
     return model
+
+
+def _called(own: OwnModel, dataset: DatasetRef) -> keras.Model:
+    model = call_own_model(own, height=dataset.height, width=dataset.width, classes=dataset.classes)
+    if not isinstance(model, keras.Model):
+        raise OwnModelError(
+            "The function must return a keras.Model.",
+            received=type(model).__name__,
+            where=f"{own.path}:{own.name}",
+        )
+    return model
+
+
+def _noise(
+    model: keras.Model, own: OwnModel, dataset: DatasetRef
+) -> Float32[np.ndarray, "image ..."]:
+    """Two random images as the model takes them. Raises OwnModelError for another size."""
+    pixels = dataset.height * dataset.width
+    shape = input_shape(model, pixels)
+    if -1 in shape or math.prod(shape) != pixels:
+        raise OwnModelError(
+            f"The model's input must have the size of an image, {pixels} values in any shape.",
+            received=f"keras.Input({shape})",
+            where=f"{own.path}:{own.name}",
+        )
+    return np.random.default_rng(0).random((2, *shape), np.float32)
 
 
 def _mlp_layers(plan: TrainingPlan, dataset: DatasetRef) -> list[keras.layers.Layer]:

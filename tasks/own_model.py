@@ -9,21 +9,24 @@ Its identity in cache keys is the code of the file and of whatever it imports be
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
+import os
 import re
-import symtable
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from tasks.errors import OwnModelError
-from tasks.fingerprint import PROJECT_PACKAGES, code_of_file, top_level
+from tasks.fingerprint import code_of_file
 from tasks.records import OwnModel
 
 NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
 
-_loaded: dict[OwnModel, ModuleType] = {}
+_imported: set[str] = set()  # modules of users' own, to be forgotten before the next import
 
 
 def find_own_model(text: str) -> OwnModel:
@@ -32,10 +35,14 @@ def find_own_model(text: str) -> OwnModel:
     if named is None:
         raise OwnModelError("A model is mlp, cnn or FILE.py:FUNCTION.", received=text)
     path, function = Path(named["file"]).expanduser().absolute(), named["function"]
-    if not path.stem.isidentifier():
-        raise OwnModelError("The file must have the name of a module.", received=path.name)
+    if not path.stem.isidentifier() or path.with_suffix("").is_dir():
+        raise OwnModelError(
+            "The model's file must have a module's name that no folder beside it has.",
+            received=path.name,
+            where=path.parent,
+        )
     try:
-        names = symtable.symtable(path.read_text("utf-8"), str(path), "exec").get_identifiers()
+        names = set(_defined(ast.parse(path.read_bytes(), str(path))))
         code = code_of_file(path)
     except OSError as error:
         raise OwnModelError(
@@ -45,51 +52,74 @@ def find_own_model(text: str) -> OwnModel:
         raise OwnModelError(
             "The model's file must be Python.", received=error, where=path
         ) from error
-    if function not in names:
-        raise OwnModelError(
-            f"The model's file must define {function}.",
-            received=", ".join(sorted(names)) or "no names",
-            where=path,
-        )
+    if function not in names and "*" not in names:
+        raise OwnModelError(f"The model's file must define {function}.", where=path)
     digest = hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()
     return OwnModel(name=function, sha256=digest, path=path)
 
 
-def load_own_model(own: OwnModel) -> ModuleType:
-    """Import the model's file, as it is now. Raises OwnModelError."""
-    if own not in _loaded:
-        try:
-            _loaded[own] = _imported(own)
-        except Exception as error:
-            raise OwnModelError(
-                "The model's file must be importable.",
-                received=f"{type(error).__name__}: {error}",
-                where=own.path,
-            ) from error
-        if find_own_model(f"{own.path}:{own.name}") != own:
-            del _loaded[own]
-            raise OwnModelError(
-                "The model's file must not change while it is read.",
-                where=own.path,
-                advice="Run again.",
-            )
-    return _loaded[own]
+def call_own_model(own: OwnModel, **arguments: int) -> Any:
+    """What the function returns, its file imported as it is now. Raises OwnModelError."""
+    where = f"{own.path}:{own.name}"
+    try:
+        with _importing_from(own.path.parent):
+            result = _function(own)(**arguments)
+    except (Exception, SystemExit) as error:
+        raise OwnModelError(
+            f"The function must build a model from {', '.join(arguments)}.",
+            received=f"{type(error).__name__}: {error}",
+            where=where,
+        ) from error
+    if find_own_model(where) != own:  # what was imported is what the key says
+        raise OwnModelError(
+            "The model's file must not change while the run uses it.",
+            where=where,
+            advice="Run again.",
+        )
+    return result
 
 
-def _imported(own: OwnModel) -> ModuleType:
-    folder = own.path.parent
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # for what it imports beside it
-    beside = {folder / name for name in code_of_file(own.path)}
-    for name, module in list(sys.modules.items()):
-        origin = getattr(module, "__file__", None)
-        if origin and Path(origin) in beside and top_level(name) not in PROJECT_PACKAGES:
-            del sys.modules[name]  # as an earlier run imported it
+def _function(own: OwnModel) -> Callable[..., Any]:
     name = f"own_model_{own.path.stem}"  # stands in the model's configuration
     spec = importlib.util.spec_from_file_location(name, own.path)
     assert spec is not None, "a file named *.py has a loader"
+    assert spec.loader is not None, "a file named *.py has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    # Compiled here: Python's bytecode cache misses an edit in the second of the one before.
-    exec(compile(own.path.read_bytes(), own.path, "exec"), module.__dict__)  # noqa: S102 - the user's
-    return module
+    spec.loader.exec_module(module)
+    function: Callable[..., Any] = getattr(module, own.name)
+    return function
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Import from a folder first, from its sources as they are, and nothing from memory."""
+    for name in _imported:
+        sys.modules.pop(name, None)
+    _imported.clear()
+    before = set(sys.modules)
+    prefix, no_bytecode = sys.pycache_prefix, sys.dont_write_bytecode
+    # Python's bytecode misses an edit in the second of the one before: it finds none here.
+    sys.pycache_prefix, sys.dont_write_bytecode = os.devnull, True
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        sys.pycache_prefix, sys.dont_write_bytecode = prefix, no_bytecode
+        for name in set(sys.modules) - before:
+            origin = getattr(sys.modules[name], "__file__", None)
+            if origin and Path(origin).is_relative_to(folder):
+                _imported.add(name)
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """The names that a module may define, its functions' own ones among them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.alias):
+            yield node.asname or node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id

@@ -14,7 +14,14 @@ from tasks.errors import AccuracyTooLowError
 from tasks.ledger import current_ledger
 from tasks.orchestration.artifacts import publish_accuracy, publish_per_class
 from tasks.orchestration.stage import stage
-from tasks.records import DatasetRef, Metrics, ModelRef, RunSummary, ValidationReport
+from tasks.records import (
+    DatasetRef,
+    Metrics,
+    ModelRef,
+    RunSummary,
+    TrainingPlan,
+    ValidationReport,
+)
 from tasks.report import RunReport
 from tasks.settings import RunSettings
 from tasks.store import Store, errors_named, new_file, write_atomically
@@ -23,6 +30,7 @@ from tasks.store import Store, errors_named, new_file, write_atomically
 @stage(cache_policy=NO_CACHE)
 def publish(
     settings: RunSettings,
+    plan: TrainingPlan,
     raw: DatasetRef,
     checked: ValidationReport,
     model: ModelRef,
@@ -38,7 +46,7 @@ def publish(
             left all the same.
     """
     report = RunReport(
-        settings=settings,
+        plan=plan,
         dataset=raw,
         validation=checked,
         model=model,
@@ -48,7 +56,8 @@ def publish(
         run_id=str(flow_run.id or ""),
         finished=datetime.now(UTC),
     )
-    model_path = _export_model(settings, raw, model, store)
+    name = f"{raw.name}-{plan.model_name}-{model.weights_sha256[:12]}.keras"
+    model_path = _export_model(settings.model_root / name, model, store)
     report_path = _write_report(settings.model_root / "reports", report)
     publish_accuracy(report)
     publish_per_class(report)
@@ -56,7 +65,7 @@ def publish(
     _require_accuracy(metrics, settings)
     return RunSummary(
         dataset=raw.name,
-        model=settings.plan.model_name,
+        model=plan.model_name,
         accuracy=metrics.accuracy_fraction,
         loss=metrics.loss,
         model_path=model_path,
@@ -68,10 +77,9 @@ def publish(
     )
 
 
-def _export_model(settings: RunSettings, raw: DatasetRef, model: ModelRef, store: Store) -> Path:
+def _export_model(path: Path, model: ModelRef, store: Store) -> Path:
     """Copy the model out of the cache, which may be cleared, to a name that says what it is."""
-    folder = settings.model_root
-    path = folder / f"{raw.name}-{settings.plan.model_name}-{model.weights_sha256[:12]}.keras"
+    folder = path.parent
     with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder, option="--model-dir") as file:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from tasks.records import DatasetRef, Metrics, ModelRef, Record, StageRecord, ValidationReport
-from tasks.settings import RunSettings
+from tasks.records import (
+    DatasetRef,
+    Metrics,
+    ModelRef,
+    OwnModel,
+    Record,
+    StageRecord,
+    TrainingPlan,
+    ValidationReport,
+)
 
 
 class RunReport(Record):
     """Everything that a report of a run shows."""
 
-    settings: RunSettings
+    plan: TrainingPlan
     dataset: DatasetRef
     validation: ValidationReport
     model: ModelRef
@@ -24,7 +32,7 @@ class RunReport(Record):
 
     def headline(self) -> str:
         """The figure, the settings, the data and the run: what the accuracy artifact holds."""
-        metrics, plan = self.metrics, self.settings.plan
+        metrics, plan = self.metrics, self.plan
         facts = [
             ("Accuracy", f"**{metrics.accuracy_fraction:.4f}** on {metrics.images:,} test images"),
             ("Loss", f"{metrics.loss:.4f}"),
@@ -86,11 +94,18 @@ class RunReport(Record):
 
 
 def _training_sentence(report: RunReport) -> str:
-    plan = report.settings.plan
-    return (
-        f"{plan.epochs} epochs, batch {plan.batch_size}, {plan.hidden_units} hidden units, "
-        f"{plan.optimizer} at {plan.learning_rate:g}, seed {plan.seed}"
-    )
+    plan = report.plan
+    facts = [f"{plan.epochs} epochs", f"batch {plan.batch_size}", f"seed {plan.seed}"]
+    if isinstance(plan.model, OwnModel):  # may have come compiled
+        facts.append(f"code `{plan.model.sha256[:12]}`")
+    else:
+        facts += [
+            f"{plan.hidden_units} hidden units",
+            f"{plan.optimizer} at {plan.learning_rate:g} ({plan.schedule})",
+            f"label smoothing {plan.label_smoothing:g}",
+            f"shifts by {plan.shift_pixels} px",
+        ]
+    return ", ".join(facts)
 
 
 def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

@@ -210,7 +210,7 @@ class RunSettings(BaseModel):
     ) -> RecipeName | None:
         model = info.data.get("model")
         if model in RECIPES and recipe is not None and recipe not in RECIPES[model]:
-            raise ValueError(f"{model} has the recipes {', '.join(RECIPES[model])}")
+            raise ValueError(f"{model} has the recipes {', '.join(RECIPES[model])}, not {recipe}")
         return recipe
 
     @property

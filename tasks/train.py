@@ -96,7 +96,7 @@ def checkpointing(
     """
     from tasks.training import state_of
 
-    key = result_key("train")
+    key = result_key(train)
     if key is None:
         yield [], lambda: None
         return
@@ -110,7 +110,7 @@ def checkpointing(
         for variable, array in zip(state, checkpoint.arrays, strict=True):
             variable.assign(array)
         report_resumed(len(history), plan.epochs)
-        remark("train", f"resumed after epoch {len(history)} of {plan.epochs}")
+        remark(train.name, f"resumed after epoch {len(history)} of {plan.epochs}")
         logger.info("goes on after epoch %d of %d", len(history), plan.epochs)
     with CheckpointWriter(checkpoints, logger.warning) as write:
 

@@ -193,9 +193,9 @@ def predict(
 
 
 def input_shape(model: keras.Model, pixels: int) -> tuple[int, ...]:
-    """What the model takes, without the batch; (pixel,) if it does not say."""
+    """What the model takes, without the batch; (pixel,) if it does not say; -1 is any size."""
     try:
-        return tuple(model.input_shape[1:])
+        return tuple(-1 if size is None else size for size in model.input_shape[1:])
     except AttributeError:  # subclassed
         return (pixels,)
 

@@ -175,7 +175,7 @@ def test_misspelt_option_is_refused_with_a_suggestion(
         ),
         (
             ["--model", "svm"],
-            "--model: Value error, A model is mlp, cnn or FILE.py:FUNCTION. Received: svm",
+            "--model: A model is mlp, cnn or FILE.py:FUNCTION. Received: svm",
         ),
         (["--model", "no.py:f"], "The model's file must be readable. Received: No such file"),
         (
@@ -184,7 +184,7 @@ def test_misspelt_option_is_refused_with_a_suggestion(
         ),
         (
             ["--model", "cnn", "--recipe", "reference"],
-            "--recipe: Value error, cnn has the recipes fast, long. Received: 'reference'",
+            "--recipe: cnn has the recipes fast, long, not reference",
         ),
         (
             ["--schedule", "cosine"],

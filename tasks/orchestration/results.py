@@ -103,6 +103,7 @@ class StageResults(WritableFileSystem):
         """Do not keep the result that the stage has computed: it is not its key's."""
         if stage in self._lookups:
             self._lookups[stage].disowned = why
+            Checkpoints(self.entries.store, self._lookups[stage].ingredients.key).clear()
 
     def key(self, stage: str) -> str | None:
         """The key that the stage's result will be kept under; None if it will not be."""

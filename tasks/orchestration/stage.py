@@ -96,10 +96,16 @@ def stage(*, cache_policy: CachePolicy) -> Callable[[Callable[P, R]], Stage[P, R
     return declare
 
 
-def result_key(stage: str) -> str | None:
-    """The cache key of the stage that is running; None if its result will not be kept."""
+def result_key(stage: Stage[..., Any]) -> str | None:
+    """The cache key of the stage that is running; None if its result will not be kept.
+
+    Asked for after the stage has imported what it needs: code that was edited by then is not
+    what the key stands for.
+    """
     results = _results()
-    return results.key(stage) if results else None
+    if results is None or fingerprint_of(stage.fn.__module__).edited:
+        return None
+    return results.key(stage.name)
 
 
 def remark(stage: str, text: str) -> None:

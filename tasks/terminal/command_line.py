@@ -115,6 +115,8 @@ def _explain(detail: object) -> str:
     name = str(detail["loc"][0])
     option, variable = "--" + name.replace("_", "-"), PREFIX + name.upper()
     origin = f" (from {variable})" if os.environ.get(variable, object()) == detail["input"] else ""
+    if detail["type"] == "value_error":  # one of ours, which says what it received
+        return f"{option}{origin}: {detail['ctx']['error']}"
     return f"{option}{origin}: {detail['msg']}. Received: {detail['input']!r}"
 
 
