@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.errors import OwnModelError
 from tasks.own_model import find_own_model
-from tasks.records import ModelName, Network, OptimizerName, OwnModel, ScheduleName, TrainingPlan
+from tasks.records import (
+    CheckName,
+    ModelName,
+    Network,
+    OptimizerName,
+    OwnModel,
+    ScheduleName,
+    Severity,
+    TrainingPlan,
+)
 
 APPLICATION = "mnist-pipeline"
 
@@ -79,6 +88,8 @@ RECIPES: dict[ModelName, dict[RecipeName, Recipe]] = {
     },
     "cnn": {"fast": FAST_CNN, "long": FAST_CNN.model_copy(update={"epochs": 20})},
 }
+
+SEVERITY: dict[CheckName, Severity | Literal["off"]] = dict.fromkeys(get_args(CheckName), "warning")
 
 
 class RunSettings(BaseModel):
@@ -165,6 +176,31 @@ class RunSettings(BaseModel):
         le=2**32 - 1,
         title="Seed",
         description="decides the initial weights and the order of the images",
+    )
+    severity: dict[CheckName, Severity | Literal["off"]] = Field(
+        default={},
+        title="Severity",
+        description=f"of a validation check, as in duplicates=error: error, warning or off; "
+        f"the checks are {', '.join(SEVERITY)}, each a warning unless set",
+    )
+    max_psi: float = Field(
+        default=0.25,
+        gt=0,
+        title="Largest stability index",
+        description="population stability index from which class-balance and drift fail",
+    )
+    max_effect: float = Field(
+        default=0.5,
+        gt=0,
+        title="Largest effect",
+        description="standardised difference (Cohen's d) from which drift fails",
+    )
+    profile: str | None = Field(
+        default=None,
+        min_length=1,
+        title="Profile",
+        description="what drift is measured against: mnist, or a file that mnist-profile wrote; "
+        "the dataset's own, if it is among these, unless set",
     )
     min_accuracy: float = Field(
         default=0.0,
