@@ -7,7 +7,7 @@ it, and what was not run says so: it never reads as passed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,7 +16,7 @@ from tasks.records import (
     ARRAY_NAMES,
     CheckName,
     CheckResult,
-    Severity,
+    ChosenSeverity,
     Tier,
     ValidationReport,
     ValidationRules,
@@ -135,6 +135,6 @@ def unread(error: Exception, rules: ValidationRules) -> ValidationReport:
     )
 
 
-def _severity(tier: Tier, name: str, rules: ValidationRules) -> Severity | Literal["off"]:
+def _severity(tier: Tier, name: str, rules: ValidationRules) -> ChosenSeverity:
     chosen = cast("CheckName", "drift" if tier == "drift" else name)
     return rules.severity.get(chosen, "error")  # what is no setting is an error

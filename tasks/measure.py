@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, UInt8
 
-CHUNK_BYTES = 1 << 18  # of pixels: what fits in a core's cache is read there several times
+CHUNK_BYTES = 1 << 17  # of pixels: what fits in a core's cache is read there several times
 DIGEST_BYTES = 16
 PIXEL_BINS = 10
 # The smallest value of each bin but the first: 26, 52, 77 …

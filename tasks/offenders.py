@@ -18,7 +18,7 @@ from tasks.records import CheckResult
 
 MOST = 24
 COLUMNS = 6
-CELL_INCHES = 1.3
+CELL_INCHES = 1.1
 DPI = 100
 
 
@@ -40,9 +40,9 @@ def offender_sheet(checks: Iterable[CheckResult], arrays: dict[str, np.ndarray])
         axes = figure.add_subplot(lines, COLUMNS, number)
         axes.imshow(arrays[f"x_{split}"][row], cmap="gray_r", vmin=0, vmax=255)
         label = arrays[f"y_{split}"][row]
-        axes.set_title(f"{name}\n{split} {row}, label {label}", fontsize=6)
-        axes.set_axis_off()
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.22 / lines)
+        axes.set_title(f"{name}\n{split} {row}, label {label}", fontsize=5.5)
+        axes.set(xticks=[], yticks=[])  # the frame stays: an image may be blank
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.2 / lines)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     colours = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]

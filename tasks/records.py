@@ -99,6 +99,7 @@ class DatasetRef(Record):
 
 Tier = Literal["files", "structure", "rows", "splits", "drift"]
 Severity = Literal["error", "warning"]
+ChosenSeverity = Literal["error", "warning", "off"]
 # The checks whose severity is a setting. All of tier drift go by one name.
 CheckName = Literal[
     "constant-images", "duplicates", "contradictions", "leakage", "class-balance", "drift"
@@ -168,7 +169,7 @@ class ValidationRules(Record):
     `max_effect` the size of standardised differences.
     """
 
-    severity: dict[CheckName, Severity | Literal["off"]]
+    severity: dict[CheckName, ChosenSeverity]
     max_psi: float
     max_effect: float
     profile: Profile | None

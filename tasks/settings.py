@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -18,12 +18,12 @@ from tasks.errors import OwnModelError
 from tasks.own_model import find_own_model
 from tasks.records import (
     CheckName,
+    ChosenSeverity,
     ModelName,
     Network,
     OptimizerName,
     OwnModel,
     ScheduleName,
-    Severity,
     TrainingPlan,
 )
 
@@ -89,7 +89,15 @@ RECIPES: dict[ModelName, dict[RecipeName, Recipe]] = {
     "cnn": {"fast": FAST_CNN, "long": FAST_CNN.model_copy(update={"epochs": 20})},
 }
 
-SEVERITY: dict[CheckName, Severity | Literal["off"]] = dict.fromkeys(get_args(CheckName), "warning")
+SEVERITY: dict[CheckName, ChosenSeverity] = dict.fromkeys(get_args(CheckName), "warning")
+Severities = Annotated[
+    dict[CheckName, ChosenSeverity],
+    Field(
+        title="Severity",
+        description="of a check of the images, as in duplicates=error: error, warning or off; "
+        f"of {', '.join(SEVERITY)}, each a warning unless set",
+    ),
+]
 
 
 class RunSettings(BaseModel):
@@ -177,12 +185,7 @@ class RunSettings(BaseModel):
         title="Seed",
         description="decides the initial weights and the order of the images",
     )
-    severity: dict[CheckName, Severity | Literal["off"]] = Field(
-        default={},
-        title="Severity",
-        description=f"of a validation check, as in duplicates=error: error, warning or off; "
-        f"the checks are {', '.join(SEVERITY)}, each a warning unless set",
-    )
+    severity: Severities = {}
     max_psi: float = Field(
         default=0.25,
         gt=0,

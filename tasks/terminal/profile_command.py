@@ -18,6 +18,7 @@ from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.store import write_atomically
 
 EXIT_FAILED = 1
+IMAGE_AXES = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,16 +47,18 @@ def _profile(dataset: str) -> Profile:
 
     source = find_dataset(dataset, downloads=RunSettings().cache_root / "downloads")
     streams = open_dataset(source)
-    images, labels = (np.concatenate(list(streams[name].rows())) for name in ("x_train", "y_train"))
-    fits = images.ndim == 3 and images.dtype == np.uint8 and images.shape[:1] == labels.shape  # noqa: PLR2004
-    if not fits or set(np.unique(labels).tolist()) != set(range(int(labels.max()) + 1)):
+    images, labels = streams["x_train"], streams["y_train"]
+    fits = images.dtype == np.uint8 and 0 not in images.shape and images.shape[:1] == labels.shape
+    known = np.concatenate(list(labels.rows())) if fits else np.zeros(0)
+    if len(images.shape) != IMAGE_AXES or set(known.tolist()) != set(range(len(set(known)) or 1)):
         raise ProfileError(
             "A profile is made of images (image, row, column) uint8, and a label 0, 1, 2 … each.",
             received=f"images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}",
             where=dataset,
             advice="Run the pipeline on it first: validation says what is wrong.",
         )
-    return profile_of(source.name, measure(images, labels.astype(np.uint8)))
+    pixels = np.concatenate(list(images.rows()))
+    return profile_of(source.name, measure(pixels, known.astype(np.uint8)))
 
 
 if __name__ == "__main__":
