@@ -12,13 +12,15 @@ from itertools import chain, islice, zip_longest
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from tasks.records import CheckResult
 
 MOST = 24
 COLUMNS = 6
-CELL_INCHES = 1.1
+CELL_INCHES, CELL_HEIGHT = 1.0, 1.25  # the height in widths
+MARGIN = 0.04
 DPI = 100
 
 
@@ -35,14 +37,20 @@ def offender_sheet(checks: Iterable[CheckResult], arrays: dict[str, np.ndarray])
     if not shown:
         return None
     lines = -(-len(shown) // COLUMNS)
-    figure = Figure((CELL_INCHES * COLUMNS, CELL_INCHES * 1.3 * lines), dpi=DPI)
-    for number, (name, split, row) in enumerate(shown, start=1):
-        axes = figure.add_subplot(lines, COLUMNS, number)
-        axes.imshow(arrays[f"x_{split}"][row], cmap="gray_r", vmin=0, vmax=255)
-        label = arrays[f"y_{split}"][row]
-        axes.set_title(f"{name}\n{split} {row}, label {label}", fontsize=5.5)
-        axes.set(xticks=[], yticks=[])  # the frame stays: an image may be blank
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.2 / lines)
+    figure = Figure((CELL_INCHES * COLUMNS, CELL_INCHES * CELL_HEIGHT * lines), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all: each would cost as much as its image
+    for number, (name, split, row) in enumerate(shown):
+        image, label = arrays[f"x_{split}"][row], arrays[f"y_{split}"][row]
+        line, column = divmod(number, COLUMNS)
+        left, bottom = column + MARGIN, CELL_HEIGHT * (lines - line - 1) + MARGIN
+        height, width = (1 - 2 * MARGIN) * np.array(image.shape) / max(image.shape)
+        area = (left, left + width, bottom, bottom + height)
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, extent=area)
+        axes.add_patch(Rectangle((left, bottom), width, height, fill=False, linewidth=0.5))
+        caption = f"{name}\n{split} {row}, label {label}"
+        axes.text(left, bottom + height + MARGIN, caption, fontsize=5.5)
+    axes.set(xlim=(0, COLUMNS), ylim=(0, CELL_HEIGHT * lines))
+    axes.set_axis_off()
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     colours = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
