@@ -21,13 +21,16 @@ def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> Validatio
     Raises:
         ValidationFailedError: with every failed check that is an error, not only the first.
     """
-    from tasks.offenders import offender_sheet
     from tasks.quality import examine
     from tasks.schema import require_passed
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     report = ValidationReport(checks=examine(raw, arrays, rules))
-    sheet = offender_sheet(report.checks, arrays)
+    sheet = None
+    if any(check.rows for check in report.checks):
+        from tasks.offenders import offender_sheet
+
+        sheet = offender_sheet(report.checks, arrays)
     try:
         require_passed(report, raw.name)
     except ValidationFailedError:

@@ -56,7 +56,7 @@ def publish_validation(report: ValidationReport, dataset: str, sheet: bytes | No
 
     Outside a run, nothing is left.
     """
-    if FlowRunContext.get() is None and TaskRunContext.get() is None:
+    if FlowRunContext.get() is None:
         return
     failed = {severity: len(report.failed(severity)) for severity in get_args(Severity)}
     summary = ", ".join(f"{count} {severity}s" for severity, count in failed.items())
