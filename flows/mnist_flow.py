@@ -14,10 +14,14 @@ import sys
 from prefect import flow
 from prefect.runtime import flow_run
 
+from tasks.checks import unread
+from tasks.errors import DatasetError
 from tasks.evaluate import evaluate
 from tasks.load import load
+from tasks.orchestration.artifacts import publish_validation
 from tasks.orchestration.results import stored_run
 from tasks.preprocess import preprocess
+from tasks.profiles import validation_rules
 from tasks.publish import publish
 from tasks.records import RunSummary
 from tasks.settings import RunSettings
@@ -43,9 +47,15 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     """
     with stored_run(settings) as store:
         plan = settings.plan
-        source = find_dataset(settings.dataset, downloads=store.root / "downloads")
-        raw = load(source, store)
-        checked = validate(raw, store)
+        name = dataset_name(settings.dataset)
+        rules = validation_rules(settings, name)
+        try:
+            source = find_dataset(settings.dataset, downloads=store.root / "downloads")
+            raw = load(source, store)
+        except DatasetError as error:
+            publish_validation(unread(error, rules), name, sheet=None)
+            raise
+        checked = validate(raw, rules, store)
         ready = preprocess(raw, store, wait_for=[checked])
         model = train(ready, plan, store)
         metrics = evaluate(model, plan.model, ready, store)

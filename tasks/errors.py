@@ -103,6 +103,10 @@ class ValidationFailedError(PipelineError):
     """The data breaks its contract; the message lists every failed check."""
 
 
+class ProfileError(PipelineError):
+    """A reference profile cannot be read, or cannot be made of a dataset."""
+
+
 class AccuracyTooLowError(PipelineError):
     """The trained model stays below the accuracy that the run asked for."""
 

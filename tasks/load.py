@@ -35,7 +35,7 @@ def load(source: DatasetSource, store: Store) -> DatasetRef:
         name=source.name,
         height=height,
         width=width,
-        classes=1 + max(int(store.open_array(arrays[f"y_{split}"]).max()) for split in SPLITS),
+        classes=count_classes(*(store.open_array(arrays[f"y_{split}"]) for split in SPLITS)),
         **arrays,
     )
     get_run_logger().info(
@@ -44,6 +44,15 @@ def load(source: DatasetSource, store: Store) -> DatasetRef:
         *(height, width, dataset.classes),
     )
     return dataset
+
+
+def count_classes(train: np.ndarray, test: np.ndarray) -> int:
+    """1 + the largest label in both splits, so that a stray label makes no class.
+
+    If no label is in both, 1 + the largest of all.
+    """
+    common = np.intersect1d(train, test)
+    return 1 + int((common if common.size else np.concatenate([train, test])).max())
 
 
 def _store_stream(stream: ArrayStream, store: Store) -> ArrayRef:

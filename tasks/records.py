@@ -97,6 +97,15 @@ class DatasetRef(Record):
         return hashlib.sha256(joined.encode()).hexdigest()
 
 
+Tier = Literal["files", "structure", "rows", "splits", "drift"]
+Severity = Literal["error", "warning"]
+ChosenSeverity = Literal["error", "warning", "off"]
+# The checks whose severity is a setting. All of tier drift go by one name.
+CheckName = Literal[
+    "constant-images", "duplicates", "contradictions", "leakage", "class-balance", "drift"
+]
+
+
 class CheckResult(Record):
     """The outcome of one validation check.
 
@@ -104,11 +113,11 @@ class CheckResult(Record):
     first failing images; `failing` counts all of them.
     """
 
-    tier: Literal["files", "structure", "rows", "splits", "drift"]
+    tier: Tier
     name: str
     subject: str
     rule: str
-    severity: Literal["error", "warning"]
+    severity: Severity
     outcome: Literal["passed", "failed", "skipped"]
     received: str = ""
     rows: tuple[int, ...] = ()
@@ -124,9 +133,54 @@ class ValidationReport(Record):
     checks: tuple[CheckResult, ...]
     sheet: BlobRef | None = None
 
-    def failed(self, severity: Literal["error", "warning"]) -> tuple[CheckResult, ...]:
+    def failed(self, severity: Severity) -> tuple[CheckResult, ...]:
         """The checks of a severity that did not hold."""
         return tuple(c for c in self.checks if c.outcome == "failed" and c.severity == severity)
+
+
+class Moments(Record):
+    """Mean and standard deviation of some figure over images."""
+
+    mean: float
+    spread: float
+
+
+class Profile(Record):
+    """What the images of a dataset usually are like; pixel values are 0 … 255.
+
+    `brightness` and `contrast`: of each image's mean and standard deviation. `pixels`: fractions
+    of all pixels in ten equal bins. `classes`: fractions of the images; `ink`: brightness, both
+    by class.
+    """
+
+    name: str
+    images: int
+    brightness: Moments
+    contrast: Moments
+    pixels: tuple[float, ...]
+    classes: tuple[float, ...]
+    ink: tuple[Moments, ...]
+
+
+class ValidationRules(Record):
+    """What validation holds a dataset to, besides the structure of its arrays.
+
+    `severity` is that of every CheckName. `max_psi` bounds population stability indices,
+    `max_effect` the size of standardised differences.
+    """
+
+    severity: dict[CheckName, ChosenSeverity]
+    max_psi: float
+    max_effect: float
+    profile: Profile | None
+
+    def content(self) -> dict[str, Any]:
+        """As every record's, with the profile's digest for its many figures."""
+        digest = self.profile and hashlib.sha256(self.profile.model_dump_json().encode())
+        return {
+            **self.model_dump(mode="json", exclude={"profile"}),
+            "profile": digest and {"sha256": digest.hexdigest()},
+        }
 
 
 ModelName = Literal["mlp", "cnn"]

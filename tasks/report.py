@@ -86,8 +86,8 @@ class RunReport(Record):
             ),
             "## Validation\n\n"
             + _table(
-                ("array", "rule", "passed"),
-                ((c.subject, c.rule, "yes" if c.passed else "no") for c in self.validation.checks),
+                ("array", "rule", "outcome"),
+                ((c.subject, c.rule, c.outcome) for c in self.validation.checks),
             ),
         ]
         return "\n".join(sections)

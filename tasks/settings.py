@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.errors import OwnModelError
 from tasks.own_model import find_own_model
-from tasks.records import ModelName, Network, OptimizerName, OwnModel, ScheduleName, TrainingPlan
+from tasks.records import (
+    CheckName,
+    ChosenSeverity,
+    ModelName,
+    Network,
+    OptimizerName,
+    OwnModel,
+    ScheduleName,
+    TrainingPlan,
+)
 
 APPLICATION = "mnist-pipeline"
 
@@ -79,6 +88,16 @@ RECIPES: dict[ModelName, dict[RecipeName, Recipe]] = {
     },
     "cnn": {"fast": FAST_CNN, "long": FAST_CNN.model_copy(update={"epochs": 20})},
 }
+
+SEVERITY: dict[CheckName, ChosenSeverity] = dict.fromkeys(get_args(CheckName), "warning")
+Severities = Annotated[
+    dict[CheckName, ChosenSeverity],
+    Field(
+        title="Severity",
+        description="of a check of the images, as in duplicates=error: error, warning or off; "
+        f"of {', '.join(SEVERITY)}, each a warning unless set",
+    ),
+]
 
 
 class RunSettings(BaseModel):
@@ -165,6 +184,26 @@ class RunSettings(BaseModel):
         le=2**32 - 1,
         title="Seed",
         description="decides the initial weights and the order of the images",
+    )
+    severity: Severities = {}
+    max_psi: float = Field(
+        default=0.25,
+        gt=0,
+        title="Largest stability index",
+        description="population stability index from which class-balance and drift fail",
+    )
+    max_effect: float = Field(
+        default=0.5,
+        gt=0,
+        title="Largest effect",
+        description="standardised difference (Cohen's d) from which drift fails",
+    )
+    profile: str | None = Field(
+        default=None,
+        min_length=1,
+        title="Profile",
+        description="what drift is measured against: mnist, or a file that mnist-profile wrote; "
+        "the dataset's own, if it is among these, unless set",
     )
     min_accuracy: float = Field(
         default=0.0,

@@ -21,6 +21,7 @@ import numpy as np
 
 from flows.mnist_flow import mnist_flow
 from tasks.ledger import Listener, listening
+from tasks.load import count_classes
 from tasks.records import DatasetRef, Metrics, RunSummary, StageRecord
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import IDX_FILES
@@ -36,14 +37,15 @@ def tiny_arrays(
 ) -> Arrays:
     """A dataset that is easy to learn: class c has row c all ink; (image, row, column) uint8.
 
-    The last pixel of each image is its number, so that no two of up to 255 images are equal.
+    The last pixel of each image is its number, the test images counted on from the training
+    images, so that no two of up to 255 are equal.
     """
     arrays: Arrays = {}
-    for split, count in (("train", train), ("test", test)):
+    for split, first, count in (("train", 0, train), ("test", train, test)):
         labels = (np.arange(count) % classes).astype(np.uint8)
         images = np.zeros((count, *size), np.uint8)
         images[np.arange(count), labels] = 255
-        images[:, -1, -1] = np.arange(count) % 255
+        images[:, -1, -1] = np.arange(first, first + count) % 255
         arrays |= {f"x_{split}": images, f"y_{split}": labels}
     return arrays
 
@@ -101,7 +103,7 @@ def store_dataset(arrays: Mapping[str, np.ndarray], store: Store) -> DatasetRef:
         name="tiny",
         height=height,
         width=width,
-        classes=1 + int(max(arrays["y_train"].max(), arrays["y_test"].max())),
+        classes=count_classes(arrays["y_train"], arrays["y_test"]),
         **{name: store.put_array(array) for name, array in arrays.items()},
     )
 

@@ -46,6 +46,15 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--label-smoothing", "0"], {"label_smoothing": 0.0}),
     (["--shift-pixels", "2"], {"shift_pixels": 2}),
     (["--seed", "7"], {"seed": 7}),
+    (["--severity", "drift=off"], {"severity": {"drift": "off"}}),
+    (
+        ["--severity", "duplicates=error", "--severity", "drift=off,leakage=warning"],
+        {"severity": {"duplicates": "error", "drift": "off", "leakage": "warning"}},
+    ),
+    (["--severity", '{"duplicates": "error"}'], {"severity": {"duplicates": "error"}}),
+    (["--max-psi", "0.1"], {"max_psi": 0.1}),
+    (["--max-effect", "0.8"], {"max_effect": 0.8}),
+    (["--profile", "letters.json"], {"profile": "letters.json"}),
     (["--min-accuracy", "0.97"], {"min_accuracy": 0.97}),
     (["--refresh"], {"refresh": True}),
     (["--no-refresh"], {"refresh": False}),
@@ -300,6 +309,35 @@ def test_help_names_the_exit_statuses(help_text: str) -> None:
         "Exit status: 0 the run completed, 1 it failed, 2 the command line was wrong, 130 Ctrl-C, "
         "143 SIGTERM, 129 SIGHUP." in help_text
     )
+
+
+# --- the severity of validation checks ------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["drift=off", '{"drift": "off"}'])
+def test_severity_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MNIST_SEVERITY", value)
+
+    assert {"drift": "off"} == parse([]).settings.severity
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [
+        (
+            "drifts=off",
+            "'contradictions', 'leakage', 'class-balance' or 'drift'. Received: 'drifts'",
+        ),
+        ("drift=loud", "'error', 'warning' or 'off'. Received: 'loud'"),
+        ("drift", "'error', 'warning' or 'off'. Received: ''"),
+        ("", "--severity: a value must not be empty"),
+        ("{", "--severity"),
+    ],
+)
+def test_severity_that_is_none_is_answered_with_what_is_allowed(
+    capsys: pytest.CaptureFixture[str], value: str, allowed: str
+) -> None:
+    assert allowed in refused([f"--severity={value}"], capsys)
 
 
 # --- the settings themselves ---------------------------------------------------------------

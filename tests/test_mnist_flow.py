@@ -70,9 +70,9 @@ def test_validation_failure_lists_every_failed_check(
     place_idx(tmp_path / "stripes", digits, zipped=True)
     with pytest.raises(ValidationFailedError) as failure:
         run_flow(settings)
-    assert "2 of 16 checks failed for stripes" in str(failure.value)
+    assert "2 of 20 checks failed for stripes" in str(failure.value)
     assert "x_test: pixels span more than 0 and 1" in str(failure.value)
-    assert "y_train: labels are 0 … 2, each at least once. Received: no image of class 1." in str(
+    assert "y_train: each of the classes 0 … 2 occurs. Received: no image of class 1." in str(
         failure.value
     )
 

@@ -357,7 +357,7 @@ def test_validation_failure_lists_the_failed_checks(
 ) -> None:
     scaled = write_dataset(tmp_path / "scaled.npz", scaled=True)
     done = run_program(["--dataset", str(scaled), *options[2:]], environment, status=1)
-    assert "2 of 16 checks failed for scaled" in done.stderr
+    assert "2 of 20 checks failed for scaled" in done.stderr
     assert "x_train: pixels span more than 0 and 1" in done.stderr
     assert "x_test: pixels span more than 0 and 1" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,16 +1,18 @@
 """What a run leaves in Prefect: artifacts under one stable key per dataset.
 
-Accuracy and figures per class are versioned, one for each run; the progress moves.
+Accuracy, figures per class and validation are versioned, one for each run; the progress moves.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from threading import Event, Thread
+from typing import get_args
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -19,8 +21,9 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 
+from tasks.records import Severity, ValidationReport
 from tasks.report import RunReport
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,37 @@ def publish_per_class(report: RunReport) -> None:
         key=f"{report.dataset.name}-per-class",
         description="Precision, recall and F1 per class",
     )
+
+
+def publish_validation(report: ValidationReport, dataset: str, sheet: bytes | None) -> None:
+    """`<dataset>-validation`: every check, and a picture of offending images, a PNG.
+
+    Outside a run, nothing is left.
+    """
+    if FlowRunContext.get() is None:
+        return
+    failed = {severity: len(report.failed(severity)) for severity in get_args(Severity)}
+    summary = ", ".join(f"{count} {severity}s" for severity, count in failed.items())
+    header = ("tier", "check", "array", "rule", "outcome", "severity", "found", "rows")
+    lines = [header, ("---",) * len(header)]
+    for check in report.checks:
+        more = ", …" if check.failing > len(check.rows) else ""
+        rows = ", ".join(map(str, check.rows)) + more
+        outcome = f"**{check.outcome}**" if check.outcome == "failed" else check.outcome
+        texts = (check.rule, outcome, check.severity, check.received, rows)
+        lines.append((check.tier, check.name, check.subject, *texts))
+    table = "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+    picture = b64encode(sheet).decode() if sheet else ""
+    create_markdown_artifact(
+        f"# {dataset}: {summary}\n\n{table}"
+        + (f"\n![offending images](data:image/png;base64,{picture})\n" if picture else ""),
+        key=f"{dataset}-validation",
+        description=f"Validation: {summary}",
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 @contextmanager

@@ -11,14 +11,15 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, ValidationError
+from pydantic_core import from_json
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, NoDecode, SettingsConfigDict
 
-from tasks.settings import LocalRunSettings, RunSettings
+from tasks.settings import LocalRunSettings, RunSettings, Severities
 
 PREFIX = "MNIST_"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -41,7 +42,18 @@ class CommandLine:
     json: bool
 
 
+def _pairs(severity: object) -> object:
+    """`duplicates=error,drift=off` as a dict; JSON does as well."""
+    if not isinstance(severity, str):
+        return severity
+    if severity.startswith("{"):
+        return from_json(severity)
+    return {name: value for name, _, value in (p.partition("=") for p in severity.split(","))}
+
+
 class _RunSettingsReader(LocalRunSettings, BaseSettings):
+    severity: Annotated[Severities, NoDecode, BeforeValidator(_pairs)] = {}
+
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_ignore_empty=True,
@@ -55,6 +67,13 @@ class _RunSettingsReader(LocalRunSettings, BaseSettings):
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
+
+    def _metavar_formatter(
+        self, action: argparse.Action, default_metavar: Any
+    ) -> Callable[[int], tuple[str, ...]]:
+        if action.dest == "severity":  # its type would fill several lines
+            action.metavar = "CHECK=SEVERITY"
+        return super()._metavar_formatter(action, default_metavar)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return (action.help or "").replace(" (default: None)", "")
@@ -99,7 +118,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     if known.log_level not in LOG_LEVELS:  # argparse does not check a default
         parser.error(f"{LOG_LEVEL_VARIABLE}: choose from {', '.join(LOG_LEVELS)}")
     for name, value in vars(known).items():
-        if value == "":  # to pydantic-settings it would count as not given
+        if value in ("", [""]):  # to pydantic-settings it would count as not given
             parser.error(f"--{name.replace('_', '-')}: a value must not be empty")
     _reject_unknown_variables(parser)
     try:
