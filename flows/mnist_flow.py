@@ -1,4 +1,4 @@
-"""The training pipeline: load, validate, preprocess, train, evaluate, publish.
+"""The training pipeline: load, validate, preprocess, train, evaluate, illustrate, publish.
 
 python flows/mnist_flow.py --help
 """
@@ -15,6 +15,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from tasks.evaluate import evaluate
+from tasks.illustrate import illustrate
 from tasks.load import load
 from tasks.orchestration.results import stored_run
 from tasks.preprocess import preprocess
@@ -22,6 +23,7 @@ from tasks.publish import publish
 from tasks.records import RunSummary
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import dataset_name, find_dataset
+from tasks.suspect import suspect
 from tasks.train import train
 from tasks.validate import validate
 
@@ -48,7 +50,9 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         ready = preprocess(raw, store, wait_for=[checked])
         model = train(ready, settings.plan, store)
         metrics = evaluate(model, settings.network, ready, store)
-        return publish(settings, raw, checked, model, metrics, store)
+        suspects = suspect(ready, settings.screening, store) if settings.label_suspects else None
+        pictures = illustrate(raw, ready, model, metrics, suspects, store)
+        return publish(settings, raw, checked, model, metrics, suspects, pictures, store)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ from tasks.store import Store, write_atomically
 KEY = re.compile("[0-9a-f]{64}")
 
 RESULT_TYPES: dict[str, type[Record]] = {
-    kind.__name__: kind for kind in (DatasetRef, ValidationReport, ModelRef, Metrics, Suspects, Pictures)
+    kind.__name__: kind
+    for kind in (DatasetRef, ValidationReport, ModelRef, Metrics, Suspects, Pictures)
 }
 
 

@@ -82,13 +82,13 @@ def check_arrays(arrays: Arrays, contracts: dict[str, Contract]) -> tuple[CheckR
 
 def require_passed(report: ValidationReport, dataset: str) -> None:
     """Raise ValidationFailedError, one line a failure, unless every check passed."""
-    if report.failures:
+    failures = report.failed("error")
+    if failures:
         lines = "".join(
-            f"\n  {check.subject}: {check.rule}. Received: {check.received}."
-            for check in report.failures
+            f"\n  {check.subject}: {check.rule}. Received: {check.received}." for check in failures
         )
         raise ValidationFailedError(
-            f"{len(report.failures)} of {len(report.checks)} checks failed for {dataset}:{lines}\n",
+            f"{len(failures)} of {len(report.checks)} checks failed for {dataset}:{lines}\n",
             advice="Mend the dataset and run again; nothing was trained.",
         )
 
@@ -107,9 +107,12 @@ def _check_array(subject: str, values: np.ndarray, contract: Contract) -> list[C
     ]
     return [
         CheckResult(
+            tier="structure",
+            name=name,
             subject=subject,
             rule=text,
-            passed=name not in failed,
+            severity="error",
+            outcome="failed" if name in failed else "passed",
             received=received if name in failed else "",
         )
         for name, text, received in structure

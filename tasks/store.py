@@ -2,6 +2,7 @@
 
     <cache dir>/blobs/9f86d081884c7d65….npy      sha256sum of the file gives its name
     <cache dir>/blobs/60303ae22b998861….keras
+    <cache dir>/blobs/3e23e8160039594a….png
     <cache dir>/results/<cache key>              written by tasks/entries.py
     <cache dir>/checkpoints/<cache key>/000007   written by tasks/checkpoints.py
 
@@ -291,6 +292,20 @@ class Store(Record):
         """The stored array, memory-mapped and read-only. Raises PayloadError."""
         array: np.ndarray = np.load(self.require(ref), mmap_mode="r", allow_pickle=False)
         return array
+
+    def put_bytes(self, content: bytes, suffix: str) -> BlobRef:
+        """Store what is in memory, for instance a picture."""
+        ref = BlobRef.model_validate(
+            {
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "size_bytes": len(content),
+                "suffix": suffix,
+            }
+        )
+        with new_file(self.blobs) as file:
+            file.write(content)
+            self._publish(file, ref)
+        return ref
 
     def put_file(self, source: Path, suffix: str) -> BlobRef:
         """Store a copy of a file."""

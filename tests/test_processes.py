@@ -39,8 +39,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PROGRAM = "flows/mnist_flow.py"
 SERVER_MODULE = "tasks.orchestration.server_process"
-STAGES = ["load", "validate", "preprocess", "train", "evaluate", "publish"]
-HEAVY_LIBRARIES = {"tensorflow", "keras", "pandas", "xarray", "pandera", "matplotlib", "sklearn"}
+STAGES = ["load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]
+HEAVY_LIBRARIES = {
+    *("tensorflow", "keras", "pandas", "xarray", "pandera", "matplotlib", "sklearn", "scipy"),
+    *("cleanlab", "PIL"),
+}
 NOISE = ["ERROR", "WARNING", "Warning", "Traceback", "locked", "absl", "oneDNN", "elemetry"]
 ENDLESS = "10000"  # epochs: half a minute on tiny images, more than any test lets it train
 PATIENCE_SECONDS = 30.0

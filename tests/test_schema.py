@@ -46,7 +46,7 @@ def check_ready(dataset: DatasetRef, arrays: Arrays) -> tuple[CheckResult, ...]:
 
 
 def failures(checks: tuple[CheckResult, ...]) -> list[Failure]:
-    return [(c.subject, c.rule, c.received) for c in checks if not c.passed]
+    return [(c.subject, c.rule, c.received) for c in checks if c.outcome == "failed"]
 
 
 def test_sound_dataset_passes_every_check_as_loaded(dataset: DatasetRef) -> None:
@@ -236,7 +236,20 @@ def test_memory_maps_are_checked_like_arrays(dataset: DatasetRef, store: Store) 
     assert failures(check_raw(dataset, mapped)) == []
 
 
-PASSED = CheckResult(subject="x_test", rule="dtype is uint8", passed=True)
+def check(subject: str, rule: str, received: str = "") -> CheckResult:
+    """A check that failed, if something was received instead."""
+    return CheckResult(
+        tier="structure",
+        name="dtype",
+        subject=subject,
+        rule=rule,
+        severity="error",
+        outcome="failed" if received else "passed",
+        received=received,
+    )
+
+
+PASSED = check("x_test", "dtype is uint8")
 
 
 def test_report_without_failures_lets_the_run_go_on() -> None:
@@ -246,11 +259,9 @@ def test_report_without_failures_lets_the_run_go_on() -> None:
 def test_failures_are_listed_one_a_line() -> None:
     report = ValidationReport(
         checks=(
-            CheckResult(subject="x_train", rule="dtype is uint8", passed=False, received="float32"),
+            check("x_train", "dtype is uint8", received="float32"),
             PASSED,
-            CheckResult(
-                subject="y_test", rule=CLASSES, passed=False, received="no image of class 2"
-            ),
+            check("y_test", CLASSES, received="no image of class 2"),
         )
     )
 
