@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-HISTORY_LEAST_SPAN = 0.002  # of accuracy: noise does not fill the height
+LEAST_SPAN = 0.002  # of accuracies in a trend: noise does not fill the height
+LONG = 28  # characters of a cell that is wrapped, but not word by word
+HIGHLIGHTED = ("failed", "skipped")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def trend(accuracies: Sequence[float]) -> bytes:
     """A line of accuracies, the latest on the right and labelled, as an SVG."""
     width, height, pad, label = 640, 120, 12, 62
     low, high = min(accuracies), max(accuracies)
-    span = max(high - low, HISTORY_LEAST_SPAN)
+    span = max(high - low, LEAST_SPAN)
     middle = (low + high) / 2
     step = (width - 2 * pad - label) / max(1, len(accuracies) - 1)
     points = [
@@ -140,19 +142,16 @@ def _html_part(part: Table | Tiles | Picture) -> str:
             for label, value, note in part.figures
         )
         return f'<dl class="tiles">{tiles}</dl>'
-    head = "".join(f"<th>{escape(str(cell))}</th>" for cell in part.header)
+    names = "".join(f"<th>{escape(str(cell))}</th>" for cell in part.header)
+    head = f"<thead><tr>{names}</tr></thead>" if any(part.header) else ""
     rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in part.rows)
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return f'<div class="scroll" tabindex="0"><table>{head}<tbody>{rows}</tbody></table></div>'
 
 
 def _html_cell(cell: object) -> str:
     text = str(cell)
-    kind = ' class="number"' if text[:1].isdigit() and len(text) <= 8 else ""  # noqa: PLR2004
-    kind = f' class="{text}"' if text in ("failed", "skipped", "warning") else kind
-    return f"<td{kind}>{escape(text)}</td>"
+    kind = text if text in HIGHLIGHTED else "long" if len(text) > LONG else ""
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
 STYLE = """
@@ -172,21 +171,22 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .parts { display: grid; gap: 1rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
 .parts > * { min-width: 0; margin: 0; }
+.parts > figure { max-width: 46rem; }
+.parts > figure:first-child:nth-last-child(3) { grid-row: span 2; }
 .tiles { grid-column: 1 / -1; display: grid; gap: .5rem 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); }
 .tiles dt { color: var(--muted); font-size: .85rem; }
 .tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; line-height: 1.3; }
 .tiles dd + dd { color: var(--muted); font-size: .85rem; font-weight: 400; }
-.scroll { overflow: auto; max-height: 30rem; border: 1px solid var(--line); border-radius: 6px; }
+.scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .87rem;
   font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
 th { position: sticky; top: 0; background: var(--card); color: var(--muted); font-weight: 600; }
-td { max-width: 34rem; overflow-wrap: break-word; }
-td.number { white-space: nowrap; }
-td.failed, td.warning { color: var(--bad); font-weight: 600; }
+td.long { min-width: 16rem; overflow-wrap: anywhere; }
+td.failed { color: var(--bad); font-weight: 600; }
 td.skipped { color: var(--muted); }
 img { display: block; width: 100%; height: auto; border-radius: 6px; background: #fff; }
 figcaption { color: var(--muted); font-size: .85rem; padding-top: .35rem; }

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from tasks.records import (
     ARRAY_NAMES,
     CheckResult,
+    ConfidenceBin,
     DatasetRef,
     Metrics,
     ModelRef,
@@ -120,16 +121,20 @@ class RunReport(Record):
             ("finished", f"{self.finished:%Y-%m-%d %H:%M:%S} UTC"),
             ("model", f"{plan.model_name}, {self.model.parameters:,} parameters"),
             ("training", training),
-            ("weights", self.model.weights_sha256),
-            ("dataset", f"{self.dataset.name}, {self.dataset.digest}"),
+            ("weights, SHA-256", self.model.weights_sha256),
+            ("dataset, SHA-256", self.dataset.digest),
             ("libraries", ", ".join([f"Python {platform.python_version()}", *libraries])),
         ]
-        return Section("Run", parts=[Table(("", "digests are SHA-256"), facts)])
+        return Section("Run", parts=[Table(("", ""), facts)])
 
     def _settings(self) -> Section:
         told = self.settings.model_dump(mode="json", exclude={"cache_dir", "model_dir"})
         plan = self.settings.plan.model_dump(mode="json") | {"model": self.settings.plan.model_name}
-        used = [(name.replace("_", " "), value) for name, value in (told | plan).items()]
+        used = [
+            (name.replace("_", " "), value)
+            for name, value in (told | plan).items()
+            if value is not None
+        ]
         digests = [(name, getattr(self.dataset, name).sha256) for name in ARRAY_NAMES]
         return Section(
             "Settings and arrays",
@@ -169,11 +174,14 @@ class RunReport(Record):
         return Section("Training", parts=parts)
 
     def _evaluation(self) -> list[Section]:
-        rows = self.per_class()
+        figures = [
+            (c.label, c.images, *(f"{value:.4f}" for value in (c.precision, c.recall, c.f1)))
+            for c in self.metrics.per_class
+        ]
         sections = [
             Section(
                 "Per class",
-                parts=[Table(list(rows[0]), [list(row.values()) for row in rows])],
+                parts=[Table(("class", "images", "precision", "recall", "F1"), figures)],
             ),
             Section(
                 "Confusion",
@@ -185,7 +193,12 @@ class RunReport(Record):
             Section(
                 "Calibration",
                 "How far the probability of the predicted class can be taken at its word.",
-                self._pictures(reliability="Accuracy by the probability of the predicted class"),
+                [
+                    *self._pictures(
+                        reliability="Accuracy by the probability of the predicted class"
+                    ),
+                    _reliability(self.metrics),
+                ],
             ),
             Section(
                 "Mistakes",
@@ -242,6 +255,18 @@ def _rows(check: CheckResult) -> str:
         f" and {check.failing - len(check.rows):,} more" if check.failing > len(check.rows) else ""
     )
     return ", ".join(map(str, check.rows)) + more
+
+
+def _reliability(metrics: Metrics) -> Table:
+    rows = [
+        (f"{number / 10:.1f} … {(number + 1) / 10:.1f}", b.images, *_means(b))
+        for number, b in enumerate(metrics.reliability)
+    ]
+    return Table(("probability", "images", "mean", "accuracy"), rows)
+
+
+def _means(each: ConfidenceBin) -> tuple[str, str]:
+    return (f"{each.confidence:.4f}", f"{each.accuracy_fraction:.4f}") if each.images else ("", "")
 
 
 def _most_confused(metrics: Metrics) -> Table:
