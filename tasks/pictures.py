@@ -210,7 +210,7 @@ def reliability(bins: Sequence[ConfidenceBin], calibration_error: float) -> byte
 def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str) -> bytes:
     """Images with a caption of one or two lines each. `if_none` stands for none."""
     if not images:
-        figure = _figure(1)
+        figure = _figure(1.0)
         figure.text(0.5, 0.5, if_none, ha="center", va="center", color=MUTED, fontsize=11)
         return _png(figure)
     columns = 7
@@ -231,14 +231,14 @@ def _figure(height: float) -> Figure:
     return Figure((WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
-def _scale(figure: Figure, image: AxesImage, axes: Axes, ticks: list[float]) -> None:
+def _scale(figure: Figure, image: AxesImage, axes: Axes, ticks: Sequence[float | int]) -> None:
     bar = figure.colorbar(image, ax=axes, ticks=ticks, shrink=0.7, format="{x:g}")
     bar.ax.minorticks_off()
     bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
     bar.outline.set_visible(False)
 
 
-def _thumbnail(image: Picture) -> Picture:
+def _thumbnail(image: Picture) -> UInt8[np.ndarray, "fewer_rows fewer_columns"]:
     step = math.ceil(max(image.shape) / THUMBNAIL_PIXELS)
     return image[::step, ::step]
 

@@ -47,6 +47,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--shift-pixels", "2"], {"shift_pixels": 2}),
     (["--seed", "7"], {"seed": 7}),
     (["--min-accuracy", "0.97"], {"min_accuracy": 0.97}),
+    (["--label-suspects"], {"label_suspects": True}),
     (["--refresh"], {"refresh": True}),
     (["--no-refresh"], {"refresh": False}),
     (["--cache-dir", "cache"], {"cache_dir": Path("cache")}),
