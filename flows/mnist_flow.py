@@ -1,4 +1,4 @@
-"""The training pipeline: load, validate, preprocess, train, evaluate, publish.
+"""The training pipeline: load, validate, preprocess, train, evaluate, illustrate, publish.
 
 python flows/mnist_flow.py --help
 """
@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 from tasks.checks import unread
 from tasks.errors import DatasetError
 from tasks.evaluate import evaluate
+from tasks.illustrate import illustrate
 from tasks.load import load
 from tasks.orchestration.artifacts import publish_validation
 from tasks.orchestration.results import stored_run
@@ -26,6 +27,7 @@ from tasks.publish import publish
 from tasks.records import RunSummary
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import dataset_name, find_dataset
+from tasks.suspect import suspect
 from tasks.train import train
 from tasks.validate import validate
 
@@ -59,7 +61,9 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         ready = preprocess(raw, store, wait_for=[checked])
         model = train(ready, plan, store)
         metrics = evaluate(model, plan.model, ready, store)
-        return publish(settings, plan, raw, checked, model, metrics, store)
+        suspects = suspect(ready, settings.screening, store) if settings.label_suspects else None
+        pictures = illustrate(raw, ready, model, metrics, suspects, store)
+        return publish(settings, plan, raw, checked, model, metrics, suspects, pictures, store)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,10 @@ class AccuracyTooLowError(PipelineError):
     """The trained model stays below the accuracy that the run asked for."""
 
 
+class TooFewImagesError(PipelineError):
+    """No class has enough training images to judge each by a model that has not seen it."""
+
+
 class ImageTooSmallError(PipelineError):
     """The network needs larger images than the dataset has."""
 

@@ -13,7 +13,9 @@ from tasks.store import Store
 
 @stage(cache_policy=CODE_AND_INPUTS)
 def evaluate(model: ModelRef, network: Network, ready: DatasetRef, store: Store) -> Metrics:
-    """Score a model on every test image: loss, accuracy, confusion, figures per class.
+    """Score a model on every test image.
+
+    Loss, accuracy, confusion, figures per class, calibration, and the most confident mistakes.
 
     Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32. `network`
     says which code the model consists of, if it is the user's own.
@@ -26,7 +28,7 @@ def evaluate(model: ModelRef, network: Network, ready: DatasetRef, store: Store)
     labels = store.open_array(ready.y_test).argmax(axis=1)
     metrics = score(probabilities, labels, store.put_array(probabilities))
     get_run_logger().info(
-        "accuracy %.4f, loss %.4f on %d test images",
-        *(metrics.accuracy_fraction, metrics.loss, metrics.images),
+        "accuracy %.4f (%.4f to %.4f), loss %.4f on %d test images",
+        *(metrics.accuracy_fraction, *metrics.accuracy_interval, metrics.loss, metrics.images),
     )
     return metrics

@@ -29,12 +29,16 @@ PROJECT_PACKAGES = ("flows", "tasks")
 EDITED = "code edited during the run"  # why a result is not kept
 SHARED_FOLDERS = ("site-packages", "dist-packages")
 
-# Libraries that compute values. Those that carry, draw or schedule cannot change a result.
+# Libraries that make what is stored. Those that carry or schedule cannot change a result.
 COMPUTING_LIBRARIES = {
+    "PIL": "pillow",
+    "cleanlab": "cleanlab",
     "keras": "keras",
+    "matplotlib": "matplotlib",
     "numpy": "numpy",
     "pandas": "pandas",
     "pandera": "pandera",
+    "sklearn": "scikit-learn",
     "tensorflow": "tensorflow",
     "xarray": "xarray",
 }

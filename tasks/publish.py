@@ -12,13 +12,21 @@ from prefect.runtime import flow_run
 
 from tasks.errors import AccuracyTooLowError
 from tasks.ledger import current_ledger
-from tasks.orchestration.artifacts import publish_accuracy, publish_per_class
+from tasks.orchestration.artifacts import (
+    earlier_accuracies,
+    publish_accuracy,
+    publish_evaluation,
+    publish_per_class,
+    publish_validation,
+)
 from tasks.orchestration.stage import stage
 from tasks.records import (
     DatasetRef,
     Metrics,
     ModelRef,
+    Pictures,
     RunSummary,
+    Suspects,
     TrainingPlan,
     ValidationReport,
 )
@@ -35,9 +43,11 @@ def publish(
     checked: ValidationReport,
     model: ModelRef,
     metrics: Metrics,
+    suspects: Suspects | None,
+    pictures: Pictures,
     store: Store,
 ) -> RunSummary:
-    """Record a run: Prefect artifacts, a report file, the model under a readable name.
+    """Record a run: Prefect artifacts, a report as one HTML file, the model by a readable name.
 
     Never cached, so that every run leaves its record.
 
@@ -45,12 +55,17 @@ def publish(
         AccuracyTooLowError: the accuracy is below the settings' minimum; the record is
             left all the same.
     """
+    drawn = pictures.stored_files() | checked.stored_files()
     report = RunReport(
+        settings=settings,
         plan=plan,
         dataset=raw,
         validation=checked,
         model=model,
         metrics=metrics,
+        suspects=suspects,
+        pictures={name: store.require(ref).read_bytes() for name, ref in drawn.items()},
+        earlier=earlier_accuracies(raw.name),
         stages=dict(current_ledger().stages),
         run_name=flow_run.name or "no-run",
         run_id=str(flow_run.id or ""),
@@ -60,7 +75,9 @@ def publish(
     model_path = _export_model(settings.model_root / name, model, store)
     report_path = _write_report(settings.model_root / "reports", report)
     publish_accuracy(report)
+    publish_evaluation(report)
     publish_per_class(report)
+    publish_validation(checked, raw.name, report.pictures.get("sheet"))
     get_run_logger().info("report: %s; model: %s", report_path, model_path)
     _require_accuracy(metrics, settings)
     return RunSummary(
@@ -93,8 +110,8 @@ def _write_report(folder: Path, report: RunReport) -> Path:
     with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
     moment, run = f"{report.finished:%Y%m%dT%H%M%S}", report.run_id[:8]
-    path = folder / f"{moment}-{report.run_name}-{run}.md"
-    write_atomically(path, report.markdown().encode(), option="--model-dir")
+    path = folder / f"{moment}-{report.run_name}-{run}.html"
+    write_atomically(path, report.html().encode(), option="--model-dir")
     return path
 
 

@@ -37,6 +37,14 @@ class Record(BaseModel):
         return {name: value for name, value in values.items() if isinstance(value, BlobRef)}
 
 
+class Findings(Record):
+    """Many figures that count as one content: of a change, only that there is one is told."""
+
+    def content(self) -> dict[str, Any]:
+        """A digest over all of it."""
+        return {"sha256": hashlib.sha256(self.model_dump_json().encode()).hexdigest()}
+
+
 class BlobRef(Record):
     """A file in the store, named by the SHA-256 of its bytes."""
 
@@ -274,7 +282,7 @@ class Mistake(Record):
     confidence: float
 
 
-class Metrics(Record):
+class Metrics(Findings):
     """The evaluation on every test image.
 
     `accuracy_interval`: Wilson's, 95 %. `confusion[i][j]` counts the images of class i that were
@@ -304,7 +312,7 @@ class Suspect(Record):
     quality: float
 
 
-class Suspects(Record):
+class Suspects(Findings):
     """Doubtful labels of the training images, the worst first; `images` were looked at."""
 
     found: tuple[Suspect, ...]

@@ -1,50 +1,80 @@
-"""The readable record of one run, as Markdown: the same text on disk and in Prefect."""
+"""The readable record of one run: what it was told, what it met, how well it does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Sequence
 from datetime import datetime
+from importlib.metadata import version
 
 from tasks.records import (
+    ARRAY_NAMES,
+    CheckResult,
+    ConfidenceBin,
     DatasetRef,
     Metrics,
     ModelRef,
     OwnModel,
     Record,
     StageRecord,
+    Suspects,
     TrainingPlan,
     ValidationReport,
 )
+from tasks.rendering import Picture, Section, Table, Tiles, html_page, markdown, trend
+from tasks.settings import RunSettings
+
+LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
+MOST_CONFUSIONS = 10
 
 
 class RunReport(Record):
-    """Everything that a report of a run shows."""
+    """Everything that a report of a run shows.
 
+    `pictures`: PNG files by the field of Pictures, and `sheet` of a ValidationReport.
+    `earlier`: the accuracies of earlier runs on the dataset, the oldest first.
+    """
+
+    settings: RunSettings
     plan: TrainingPlan
     dataset: DatasetRef
     validation: ValidationReport
     model: ModelRef
     metrics: Metrics
+    suspects: Suspects | None
+    pictures: dict[str, bytes]
+    earlier: tuple[float, ...]
     stages: dict[str, StageRecord]
     run_name: str
     run_id: str
     finished: datetime
 
-    def headline(self) -> str:
-        """The figure, the settings, the data and the run: what the accuracy artifact holds."""
-        metrics, plan = self.metrics, self.plan
-        facts = [
-            ("Accuracy", f"**{metrics.accuracy_fraction:.4f}** on {metrics.images:,} test images"),
-            ("Loss", f"{metrics.loss:.4f}"),
-            ("Model", f"{plan.model_name}, {self.model.parameters:,} parameters"),
-            ("Training", _training_sentence(self)),
-            ("Dataset", f"{self.dataset.name}, digest `{self.dataset.digest[:16]}`"),
-            ("Weights", f"`{self.model.weights_sha256}`"),
-            ("Run", f"{self.run_name}, `{self.run_id}`"),
-            ("Finished", f"{self.finished:%Y-%m-%d %H:%M:%S} UTC"),
+    @property
+    def title(self) -> str:
+        """For instance `mnist: accuracy 0.9751`."""
+        return f"{self.dataset.name}: accuracy {self.metrics.accuracy_fraction:.4f}"
+
+    def accuracy_markdown(self) -> str:
+        """The figure, the settings, the data and the run."""
+        return markdown(self.title, [self._headline(), self._run()])
+
+    def evaluation_markdown(self) -> str:
+        """How well the model does, with pictures: less than 300 KB."""
+        return markdown(self.title, [*self._evaluation(), self._training(with_epochs=False)])
+
+    def html(self) -> str:
+        """The whole report as one page."""
+        sections = [
+            self._headline(),
+            self._run(),
+            self._settings(),
+            self._stages(),
+            self._validation(),
+            self._data(),
+            self._training(with_epochs=True),
+            *self._evaluation(),
         ]
-        title = f"# {self.dataset.name}: accuracy {metrics.accuracy_fraction:.4f}"
-        return f"{title}\n\n{_table(facts[0], facts[1:])}"
+        return html_page(self.title, sections)
 
     def per_class(self) -> list[dict[str, object]]:
         """One row a class, figures rounded for reading."""
@@ -59,45 +89,159 @@ class RunReport(Record):
             for row in self.metrics.per_class
         ]
 
-    def markdown(self) -> str:
-        """The whole report."""
-        rows = self.per_class()
-        classes = range(self.dataset.classes)
-        sections = [
-            self.headline(),
-            "## Stages\n\n"
-            + _table(
-                ("stage", "state", "seconds", "why"),
-                ((name, s.state, f"{s.seconds:.2f}", s.why) for name, s in self.stages.items()),
-            ),
-            "## Per class\n\n" + _table(list(rows[0]), (list(row.values()) for row in rows)),
-            "## Confusion\n\nRows: the true class. Columns: the predicted one.\n\n"
-            + _table(
-                ("", *classes),
-                ((label, *row) for label, row in zip(classes, self.metrics.confusion, strict=True)),
-            ),
-            "## Training\n\n"
-            + _table(
-                ("epoch", "loss", "accuracy"),
+    def _headline(self) -> Section:
+        metrics = self.metrics
+        low, high = metrics.accuracy_interval
+        mistakes = round(metrics.images * (1 - metrics.accuracy_fraction))
+        tiles = Tiles(
+            [
                 (
-                    (epoch, f"{m.loss:.4f}", f"{m.accuracy_fraction:.4f}")
-                    for epoch, m in enumerate(self.model.history, start=1)
+                    "accuracy",
+                    f"{metrics.accuracy_fraction:.4f}",
+                    f"95 % interval {low:.4f} to {high:.4f}, {metrics.images:,} test images",
                 ),
+                ("loss", f"{metrics.loss:.4f}", "cross-entropy on the test images"),
+                ("mistakes", f"{mistakes:,}", f"of {metrics.images:,} test images"),
+                ("calibration error", f"{metrics.calibration_error:.4f}", "expected, ten bins"),
+            ]
+        )
+        if not self.earlier:
+            return Section("", parts=[tiles])
+        change = metrics.accuracy_fraction - self.earlier[-1]
+        text = f"This run after {len(self.earlier)} earlier on {self.dataset.name}: {change:+.4f}"
+        line = trend([*self.earlier, metrics.accuracy_fraction])
+        return Section("", parts=[tiles, Picture(text, line, "svg+xml")])
+
+    def _run(self) -> Section:
+        plan = self.plan
+        libraries = [f"{name} {version(name)}" for name in LIBRARIES]
+        facts = [
+            ("run", f"{self.run_name}, {self.run_id}"),
+            ("finished", f"{self.finished:%Y-%m-%d %H:%M:%S} UTC"),
+            ("model", f"{plan.model_name}, {self.model.parameters:,} parameters"),
+            ("training", _training(plan)),
+            ("weights, SHA-256", self.model.weights_sha256),
+            ("dataset, SHA-256", self.dataset.digest),
+            ("libraries", ", ".join([f"Python {platform.python_version()}", *libraries])),
+        ]
+        return Section("Run", parts=[Table(("", ""), facts)])
+
+    def _settings(self) -> Section:
+        told = self.settings.model_dump(mode="json", exclude={"cache_dir", "model_dir"})
+        plan = self.plan.model_dump(mode="json") | {"model": self.plan.model_name}
+        used = [
+            (name.replace("_", " "), value)
+            for name, value in (told | plan).items()
+            if value is not None
+        ]
+        digests = [(name, getattr(self.dataset, name).sha256) for name in ARRAY_NAMES]
+        return Section(
+            "Settings and arrays",
+            "What the recipe decided is filled in. The arrays are those that were loaded.",
+            [Table(("setting", "value"), used), Table(("array", "SHA-256"), digests)],
+        )
+
+    def _stages(self) -> Section:
+        rows = [(name, s.state, f"{s.seconds:.2f}", s.why) for name, s in self.stages.items()]
+        return Section("Stages", parts=[Table(("stage", "state", "seconds", "why"), rows)])
+
+    def _validation(self) -> Section:
+        checks, failed = self.validation.checks, self.validation.failed("warning")
+        text = f"{len(checks)} checks, {len(failed)} warnings."
+        sheet = self._pictures(sheet="Images that the checks name")
+        return Section("Validation", text, [validation_table(self.validation), *sheet])
+
+    def _data(self) -> Section:
+        shown = self._pictures(
+            samples="The first training images of each class",
+            balance="How often each class occurs",
+            preprocessing="One image as loaded, and as the network reads it",
+        )
+        shape = f"{self.dataset.height} by {self.dataset.width} pixels"
+        return Section("Data", f"Images of {shape}, {self.dataset.classes} classes.", shown)
+
+    def _training(self, *, with_epochs: bool) -> Section:
+        parts: list[Picture | Table] = [
+            *self._pictures(curves="Means over the training images of an epoch, as they were met")
+        ]
+        if with_epochs:
+            rows = [
+                (epoch, f"{m.loss:.4f}", f"{m.accuracy_fraction:.4f}")
+                for epoch, m in enumerate(self.model.history, start=1)
+            ]
+            parts.append(Table(("epoch", "loss", "accuracy"), rows))
+        return Section("Training", parts=parts)
+
+    def _evaluation(self) -> list[Section]:
+        figures = [
+            (c.label, c.images, *(f"{value:.4f}" for value in (c.precision, c.recall, c.f1)))
+            for c in self.metrics.per_class
+        ]
+        sections = [
+            Section(
+                "Per class",
+                parts=[Table(("class", "images", "precision", "recall", "F1"), figures)],
             ),
-            "## Validation\n\n"
-            + _table(
-                ("array", "rule", "outcome"),
-                ((c.subject, c.rule, c.outcome) for c in self.validation.checks),
+            Section(
+                "Confusion",
+                parts=[
+                    *self._pictures(confusion="Test images by true and predicted class"),
+                    _most_confused(self.metrics),
+                ],
+            ),
+            Section(
+                "Calibration",
+                "How far the probability of the predicted class can be taken at its word.",
+                [
+                    *self._pictures(
+                        reliability="Accuracy by the probability of the predicted class"
+                    ),
+                    _reliability(self.metrics),
+                ],
+            ),
+            Section(
+                "Mistakes",
+                "The wrong predictions that the model was surest of.",
+                [
+                    *self._pictures(mistakes="True class → predicted class, with its probability"),
+                    Table(
+                        ("test image", "class", "predicted", "probability"),
+                        [
+                            (m.row, m.label, m.predicted, f"{m.confidence:.4f}")
+                            for m in self.metrics.mistakes
+                        ],
+                    ),
+                ],
             ),
         ]
-        return "\n".join(sections)
+        if self.suspects is not None:
+            sections.append(self._suspects(self.suspects))
+        return sections
+
+    def _suspects(self, suspects: Suspects) -> Section:
+        return Section(
+            "Doubtful labels",
+            f"Among {suspects.images:,} training images, judged by models that were not trained "
+            "on them: the probability of the label, by confident learning. The worst first.",
+            [
+                *self._pictures(suspects="The label, and what the image rather looks like"),
+                Table(
+                    ("training image", "label", "looks like", "probability of the label"),
+                    [(s.row, s.label, s.suggested, f"{s.quality:.4f}") for s in suspects.found],
+                ),
+            ],
+        )
+
+    def _pictures(self, **texts: str) -> Sequence[Picture]:
+        """The named pictures, those that there are."""
+        found = self.pictures
+        return [Picture(text, found[name]) for name, text in texts.items() if name in found]
 
 
-def _training_sentence(report: RunReport) -> str:
-    plan = report.plan
+def _training(plan: TrainingPlan) -> str:
     facts = [f"{plan.epochs} epochs", f"batch {plan.batch_size}", f"seed {plan.seed}"]
     if isinstance(plan.model, OwnModel):  # may have come compiled
-        facts.append(f"code `{plan.model.sha256[:12]}`")
+        facts.append(f"code {plan.model.sha256[:12]}")
     else:
         facts += [
             f"{plan.hidden_units} hidden units",
@@ -108,6 +252,43 @@ def _training_sentence(report: RunReport) -> str:
     return ", ".join(facts)
 
 
-def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+def validation_table(report: ValidationReport) -> Table:
+    """A row a check."""
+    return Table(
+        ("tier", "check", "array", "outcome", "severity", "rule", "found", "rows"),
+        [
+            (c.tier, c.name, c.subject, c.outcome, c.severity, c.rule, c.received, _rows(c))
+            for c in report.checks
+        ],
+    )
+
+
+def _rows(check: CheckResult) -> str:
+    more = (
+        f" and {check.failing - len(check.rows):,} more" if check.failing > len(check.rows) else ""
+    )
+    return ", ".join(map(str, check.rows)) + more
+
+
+def _reliability(metrics: Metrics) -> Table:
+    rows = [
+        (f"{number / 10:.1f} … {(number + 1) / 10:.1f}", b.images, *_means(b))
+        for number, b in enumerate(metrics.reliability)
+    ]
+    return Table(("probability", "images", "mean", "accuracy"), rows)
+
+
+def _means(each: ConfidenceBin) -> tuple[str, str]:
+    return (f"{each.confidence:.4f}", f"{each.accuracy_fraction:.4f}") if each.images else ("", "")
+
+
+def _most_confused(metrics: Metrics) -> Table:
+    pairs = [
+        (count, label, predicted)
+        for label, row in enumerate(metrics.confusion)
+        for predicted, count in enumerate(row)
+        if count and label != predicted
+    ]
+    pairs.sort(key=lambda pair: (-pair[0], *pair[1:]))
+    rows = [(label, predicted, count) for count, label, predicted in pairs[:MOST_CONFUSIONS]]
+    return Table(("class", "taken for", "images"), rows)

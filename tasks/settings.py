@@ -212,6 +212,11 @@ class RunSettings(BaseModel):
         title="Minimum accuracy",
         description="fail the run when the test accuracy (a fraction from 0 to 1) is lower",
     )
+    label_suspects: bool = Field(
+        default=False,
+        title="Label suspects",
+        description="look for training images whose label is doubtful, and show them in the report",
+    )
     refresh: bool = Field(
         default=False,
         title="Refresh",
@@ -267,6 +272,12 @@ class RunSettings(BaseModel):
         chosen = {name: getattr(self, name) for name in Recipe.model_fields}
         merged = recipe.model_copy(update={k: v for k, v in chosen.items() if v is not None})
         return TrainingPlan(model=network, seed=self.seed, **merged.model_dump())
+
+    @property
+    def screening(self) -> TrainingPlan:
+        """How the networks that look for doubtful labels are trained, whatever the model."""
+        recipe = RECIPES["mlp"]["fast"]
+        return TrainingPlan(model="mlp", seed=self.seed, **recipe.model_dump())
 
 
 class LocalRunSettings(RunSettings):

@@ -16,8 +16,8 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from tasks.checkpoints import Checkpoint, Checkpoints, CheckpointWriter
 from tasks.errors import TrainingDivergedError
 from tasks.ledger import report_epoch, report_resumed, report_training
-from tasks.orchestration.artifacts import live_progress
 from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.progress import live_progress
 from tasks.orchestration.stage import remark, result_key, stage
 from tasks.records import DatasetRef, EpochMetrics, ModelRef, TrainingPlan
 from tasks.store import PARTIAL, Store, errors_named

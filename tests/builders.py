@@ -28,7 +28,7 @@ from tasks.sources.catalogue import IDX_FILES
 from tasks.store import Store
 
 Arrays = dict[str, np.ndarray]
-STAGES = ["load", "validate", "preprocess", "train", "evaluate", "publish"]
+STAGES = ["load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]
 COUNTER = itertools.count()
 
 
@@ -112,10 +112,14 @@ def store_metrics(probabilities: np.ndarray, store: Store) -> Metrics:
     """Put one array into the store and name it in a record that has little else."""
     return Metrics(
         accuracy_fraction=1.0,
+        accuracy_interval=(0.5, 1.0),
         loss=0.0,
         images=len(probabilities),
         per_class=(),
         confusion=(),
+        calibration_error=0.0,
+        reliability=(),
+        mistakes=(),
         probabilities=store.put_array(probabilities),
     )
 

@@ -45,6 +45,10 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 R = TypeVar("R")
 CACHED = dict.fromkeys(STAGES[:-1], "unchanged")
+AFTER_TRAINING = {
+    "evaluate": "input: model changed",
+    "illustrate": "input: model, metrics changed",
+}
 
 
 def reasons(run: Run) -> dict[str, str]:
@@ -127,7 +131,7 @@ class TestUnchanged:
 
         served = f"unchanged (as on {first.computed.astimezone():%Y-%m-%d})"
         assert run.computed == ["publish"]
-        assert reasons(run) == CACHED | {"train": served, "evaluate": served}
+        assert reasons(run) == CACHED | dict.fromkeys(["train", "evaluate", "illustrate"], served)
 
     def test_refresh_computes_everything_and_gives_the_same_model(
         self, after_a_run: RunSettings, first_run: Run
@@ -154,8 +158,8 @@ class TestChanges:
     ) -> None:
         run = run_flow(after_a_run.model_copy(update=change))
 
-        assert run.computed == ["train", "evaluate", "publish"]
-        assert reasons(run) == CACHED | {"train": why, "evaluate": "input: model changed"}
+        assert run.computed == ["train", "evaluate", "illustrate", "publish"]
+        assert reasons(run) == CACHED | {"train": why} | AFTER_TRAINING
 
     def test_one_changed_pixel_recomputes_everything(
         self, after_a_run: RunSettings, digits: Arrays, tmp_path: Path
@@ -172,6 +176,7 @@ class TestChanges:
             "preprocess": "input: x_train changed",
             "train": "input: x_train changed",
             "evaluate": "input: model, x_train changed",
+            "illustrate": "input: x_train, model, metrics changed",
         }
 
     def test_same_content_compressed_anew_recomputes_only_loading(
@@ -189,7 +194,9 @@ class TestChanges:
     ) -> None:
         before = fingerprint_of("tasks.train").libraries["keras"]
         versions = {**fingerprint_of("tasks.train").libraries, "keras": "99.0"}
-        installed = fingerprint_of("tasks.schema").libraries | versions
+        others = ("tasks.schema", "tasks.scores", "tasks.pictures")
+        installed = {k: v for name in others for k, v in fingerprint_of(name).libraries.items()}
+        installed |= versions
         monkeypatch.setattr("tasks.fingerprint._version", installed.__getitem__)
 
         run = run_flow(after_a_run)
@@ -268,7 +275,7 @@ class TestLostAndDamagedFiles:
         assert reasons(run) == CACHED | {
             "preprocess": "corrupt: x_train",
             "train": "epochs 2 → 3",
-            "evaluate": "input: model changed",
+            **AFTER_TRAINING,
         }
         assert sha256_of_file(altered) == altered.stem
         assert "preprocess runs again: its x_train is missing or altered" in logged.messages
@@ -647,7 +654,7 @@ class TestOwnStages:
         assert result == 4.0
         assert told == {
             "halve": f"computed: code: {package.name}/helper.py",
-            "double": "computed: input: probabilities changed",
+            "double": "computed: input: given changed",
         }
 
     @pytest.mark.parametrize(
@@ -728,7 +735,7 @@ class TestOwnStages:
         doubled, heard = self.draw_and_double(package, settings)
 
         assert (heard["draw"].state, heard["double"].state) == ("cached", "computed")
-        assert heard["double"].why == "input: probabilities changed"
+        assert heard["double"].why == "input: given changed"
         drawn = np.load(file_of("draw", "probabilities", settings))
         np.testing.assert_array_equal(2 * drawn, doubled)
 

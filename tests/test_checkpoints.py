@@ -497,6 +497,6 @@ class TestProgressInPrefect:
         def fail(*_: object) -> None:
             raise ConnectionError("no server")
 
-        monkeypatch.setattr(f"tasks.orchestration.artifacts.{call}", fail)
+        monkeypatch.setattr(f"tasks.orchestration.progress.{call}", fail)
 
         assert run_flow(settings).heard["train"].state == "computed"

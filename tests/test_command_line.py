@@ -56,6 +56,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--max-effect", "0.8"], {"max_effect": 0.8}),
     (["--profile", "letters.json"], {"profile": "letters.json"}),
     (["--min-accuracy", "0.97"], {"min_accuracy": 0.97}),
+    (["--label-suspects"], {"label_suspects": True}),
     (["--refresh"], {"refresh": True}),
     (["--no-refresh"], {"refresh": False}),
     (["--cache-dir", "cache"], {"cache_dir": Path("cache")}),

@@ -19,11 +19,16 @@ from tasks.records import (
     BlobRef,
     CheckResult,
     ClassMetrics,
+    ConfidenceBin,
     DatasetRef,
     EpochMetrics,
     Metrics,
+    Mistake,
     ModelRef,
+    Pictures,
     Record,
+    Suspect,
+    Suspects,
     ValidationReport,
 )
 from tasks.store import Store
@@ -33,7 +38,8 @@ INGREDIENTS = Ingredients(
 )
 OTHERS = INGREDIENTS.model_copy(update={"inputs": {"epochs": 6}})
 ARRAY = ArrayRef(sha256=64 * "a", size_bytes=134, dtype="float32", shape=(3, 2))
-REPORT = ValidationReport(checks=(CheckResult(subject="x", rule="r", passed=True),))
+PICTURE = BlobRef(sha256=64 * "d", size_bytes=7, suffix=".png")
+REPORT = ValidationReport(checks=())
 RESULTS = [
     DatasetRef(
         name="tiny",
@@ -47,9 +53,27 @@ RESULTS = [
     ),
     ValidationReport(
         checks=(
-            CheckResult(subject="x", rule="pixels span 0 … 255", passed=True),
-            CheckResult(subject="y", rule="labels", passed=False, received="-1"),
-        )
+            CheckResult(
+                tier="structure",
+                name="span",
+                subject="x",
+                rule="pixels span 0 … 255",
+                severity="error",
+                outcome="passed",
+            ),
+            CheckResult(
+                tier="rows",
+                name="labels",
+                subject="y",
+                rule="labels",
+                severity="warning",
+                outcome="failed",
+                received="-1",
+                rows=(3, 7),
+                failing=2,
+            ),
+        ),
+        sheet=PICTURE,
     ),
     ModelRef(
         keras_file=BlobRef(sha256=64 * "b", size_bytes=9, suffix=".keras"),
@@ -59,11 +83,25 @@ RESULTS = [
     ),
     Metrics(
         accuracy_fraction=0.1 + 0.2,  # 0.30000000000000004
+        accuracy_interval=(0.1, 1 / 3),
         loss=1e-300,
         images=3,
         per_class=(ClassMetrics(label=0, images=3, precision=1.0, recall=0.5, f1=2 / 3),),
         confusion=((2, 1), (0, 0)),
+        calibration_error=1e-9,
+        reliability=(ConfidenceBin(confidence=0.75, accuracy_fraction=2 / 3, images=3),),
+        mistakes=(Mistake(row=2, label=0, predicted=1, confidence=0.75),),
         probabilities=ARRAY,
+    ),
+    Suspects(found=(Suspect(row=4, label=0, suggested=1, quality=1e-7),), images=6),
+    Pictures(
+        **dict.fromkeys(
+            (
+                *("samples", "balance", "preprocessing", "curves"),
+                *("confusion", "reliability", "mistakes"),
+            ),
+            PICTURE,
+        )
     ),
 ]
 

@@ -39,8 +39,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PROGRAM = "flows/mnist_flow.py"
 SERVER_MODULE = "tasks.orchestration.server_process"
-STAGES = ["load", "validate", "preprocess", "train", "evaluate", "publish"]
-HEAVY_LIBRARIES = {"tensorflow", "keras", "pandas", "xarray", "pandera", "matplotlib", "sklearn"}
+STAGES = ["load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]
+HEAVY_LIBRARIES = {
+    *("tensorflow", "keras", "pandas", "xarray", "pandera", "matplotlib", "sklearn", "scipy"),
+    *("cleanlab", "PIL"),
+}
 NOISE = ["ERROR", "WARNING", "Warning", "Traceback", "locked", "absl", "oneDNN", "elemetry"]
 ENDLESS = "10000"  # epochs: half a minute on tiny images, more than any test lets it train
 PATIENCE_SECONDS = 30.0
@@ -326,7 +329,8 @@ class TestJsonRun:
         assert [(stage, "Completed") for stage in sorted(STAGES)] == stages
         epochs = [message[:9] for (message,) in messages if message.startswith("epoch")]
         assert ["epoch 1/3", "epoch 2/3", "epoch 3/3"] == epochs
-        assert [("stripes-accuracy",), ("stripes-per-class",)] == artifacts
+        kinds = ("accuracy", "evaluation", "per-class", "validation")
+        assert [(f"stripes-{kind}",) for kind in kinds] == artifacts
 
     def test_unchanged_rerun_computes_only_the_record_without_the_heavy_libraries(
         self, json_run: CompletedRun

@@ -1,0 +1,65 @@
+"""Illustrate: the pictures of a report, from the arrays and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.stage import stage
+from tasks.records import DatasetRef, Metrics, Mistake, ModelRef, Pictures, Suspect, Suspects
+from tasks.store import Store
+
+SAMPLES_PER_CLASS = 12
+GALLERY = 21  # images: three rows of seven
+
+
+@stage(cache_policy=CODE_AND_INPUTS)
+def illustrate(
+    raw: DatasetRef,
+    ready: DatasetRef,
+    model: ModelRef,
+    metrics: Metrics,
+    suspects: Suspects | None,
+    store: Store,
+) -> Pictures:
+    """Draw what the data looks like, how training went, and what the model gets wrong.
+
+    Reads images (image, row, column) uint8 and labels (image,) uint8 of `raw`, and one image
+    (pixel,) float32 of `ready`.
+    """
+    from tasks import pictures
+
+    x_train, y_train = store.open_array(raw.x_train), store.open_array(raw.y_train)
+    x_test, y_test = store.open_array(raw.x_test), store.open_array(raw.y_test)
+    classes = range(raw.classes)
+    rows = [np.flatnonzero(y_train == label)[:SAMPLES_PER_CLASS] for label in classes]
+    drawn = {
+        "samples": pictures.samples([list(x_train[of_class]) for of_class in rows]),
+        "balance": pictures.balance(
+            np.bincount(y_train, minlength=raw.classes), np.bincount(y_test, minlength=raw.classes)
+        ),
+        "preprocessing": pictures.preprocessing(
+            np.asarray(x_train[0]), np.asarray(store.open_array(ready.x_train)[0])
+        ),
+        "curves": pictures.curves(model.history, metrics.accuracy_fraction),
+        "confusion": pictures.confusion(np.array(metrics.confusion)),
+        "reliability": pictures.reliability(metrics.reliability, metrics.calibration_error),
+        "mistakes": pictures.gallery(
+            _images(x_test, metrics.mistakes),
+            [f"{m.label} → {m.predicted}\n{m.confidence:.1%}" for m in metrics.mistakes],
+            if_none=f"No mistakes on {metrics.images:,} test images.",
+        ),
+    }
+    if suspects is not None:
+        drawn["suspects"] = pictures.gallery(
+            _images(x_train, suspects.found),
+            [f"{s.label}, rather {s.suggested}\nno. {s.row}" for s in suspects.found],
+            if_none=f"No doubtful label among {suspects.images:,} training images.",
+        )
+    return Pictures(**{name: store.put_bytes(png, ".png") for name, png in drawn.items()})
+
+
+def _images(images: np.ndarray, chosen: Sequence[Mistake | Suspect]) -> list[np.ndarray]:
+    return [np.asarray(images[each.row]) for each in chosen[:GALLERY]]

@@ -1,0 +1,132 @@
+"""Suspect: training images whose label is doubtful."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int
+from prefect import get_run_logger
+
+from tasks.errors import TooFewImagesError
+from tasks.ledger import report_training
+from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.stage import stage
+from tasks.records import DatasetRef, Suspect, Suspects, TrainingPlan
+from tasks.store import PARTIAL, Store, errors_named
+
+FOLDS = 3
+MOST_SUSPECTS = 100
+CHUNK_BYTES = 16 << 20
+
+
+@stage(cache_policy=CODE_AND_INPUTS)
+def suspect(ready: DatasetRef, plan: TrainingPlan, store: Store) -> Suspects:
+    """Find training images that networks which have not seen them take for another class.
+
+    Confident learning over out-of-fold predictions: C. G. Northcutt, L. Jiang, I. L. Chuang,
+    Confident Learning: Estimating Uncertainty in Dataset Labels, J. Artif. Intell. Res. 70
+    (2021). The image whose label got the lowest probability comes first.
+
+    Reads x_train (image, pixel) float32 in [0, 1] and y_train (image, class) float32.
+
+    Raises:
+        TooFewImagesError: no class has an image for each fold.
+    """
+    from cleanlab.filter import find_label_issues
+
+    labels = store.open_array(ready.y_train).argmax(axis=1)
+    probabilities = out_of_fold_probabilities(ready, labels, plan, store)
+    issues = find_label_issues(
+        labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    get_run_logger().info("%d of %d labels are doubtful", len(issues), len(labels))
+    return Suspects(
+        found=tuple(
+            Suspect(
+                row=row,
+                label=int(labels[row]),
+                suggested=int(probabilities[row].argmax()),
+                quality=float(probabilities[row, labels[row]]),
+            )
+            for row in issues[:MOST_SUSPECTS].tolist()
+        ),
+        images=len(labels),
+    )
+
+
+def out_of_fold_probabilities(
+    ready: DatasetRef, labels: Int[np.ndarray, " image"], plan: TrainingPlan, store: Store
+) -> Float32[np.ndarray, "image class"]:
+    """What a network says of each training image that was trained on the two other thirds."""
+    from sklearn.model_selection import StratifiedKFold
+
+    if np.bincount(labels).max() < FOLDS:
+        raise TooFewImagesError(
+            f"--label-suspects needs a class with at least {FOLDS} training images.",
+            received=int(np.bincount(labels).max()),
+            where=ready.name,
+            advice="Leave it out.",
+        )
+    probabilities = np.empty((len(labels), ready.classes), np.float32)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=plan.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # rare classes are judged as well as can be
+        splits = list(folds.split(labels, labels))
+    for number, (others, fold) in enumerate(splits):
+
+        def show(epochs_done: float, done: int = number * plan.epochs) -> None:
+            report_training(done + epochs_done, FOLDS * plan.epochs)
+
+        probabilities[fold] = _trained_on(others, fold, ready, plan, store, show)
+    return probabilities
+
+
+def _trained_on(
+    others: Int[np.ndarray, " row"],
+    fold: Int[np.ndarray, " held_out"],
+    ready: DatasetRef,
+    plan: TrainingPlan,
+    store: Store,
+    show: Callable[[float], None],
+) -> Float32[np.ndarray, "held_out class"]:
+    """Probabilities for the images of a fold, from a network that was trained on the others.
+
+    The arrays of either part lie in files for as long as it takes, not in memory.
+    """
+    from tasks.network import build_model
+    from tasks.training import EpochListener, fit, predict
+
+    x_train, y_train = store.open_array(ready.x_train), store.open_array(ready.y_train)
+    part = ready.x_train.model_copy(update={"shape": (len(others), x_train.shape[1])})
+    model = build_model(plan, ready.model_copy(update={"x_train": part}))
+    with (
+        errors_named(store.blobs),
+        tempfile.TemporaryDirectory(dir=store.blobs, suffix=PARTIAL) as folder,
+    ):
+        fit(
+            model,
+            _rows(x_train, others, Path(folder) / "images.npy"),
+            y_train[others],
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            seed=plan.seed,
+            image_shape=(ready.height, ready.width),
+            shift_pixels=plan.shift_pixels,
+            callbacks=[EpochListener(lambda *_: None, show)],
+        )
+        return predict(model, _rows(x_train, fold, Path(folder) / "held_out.npy"))
+
+
+def _rows(array: np.ndarray, rows: Int[np.ndarray, " row"], path: Path) -> np.ndarray:
+    """Some rows of a memory-mapped array, as another one in a file."""
+    chosen = np.lib.format.open_memmap(path, "w+", array.dtype, (len(rows), *array.shape[1:]))
+    count = max(1, CHUNK_BYTES // array[0].nbytes)
+    for start in range(0, len(rows), count):
+        chosen[start : start + count] = array[rows[start : start + count]]
+    chosen.flush()
+    stored: np.ndarray = np.load(path, mmap_mode="r")
+    return stored
