@@ -58,7 +58,7 @@ def markdown(title: str, sections: Iterable[Section]) -> str:
     """The sections as GitHub's Markdown."""
     blocks = [f"# {_in_markdown(title)}"]
     for section in sections:
-        blocks += [f"## {section.title}"] if section.title else []
+        blocks += [f"## {_in_markdown(section.title)}"] if section.title else []
         blocks += [_in_markdown(section.text)] if section.text else []
         blocks += [_markdown_part(part) for part in section.parts]
     return "\n\n".join(blocks) + "\n"

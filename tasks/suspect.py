@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,10 @@ def suspect(ready: DatasetRef, plan: TrainingPlan, store: Store) -> Suspects:
 
     labels = store.open_array(ready.y_train).argmax(axis=1)
     probabilities = out_of_fold_probabilities(ready, labels, plan, store)
-    issues = find_label_issues(
-        labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
+    with _rare_classes_tolerated():
+        issues = find_label_issues(
+            labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
     get_run_logger().info("%d of %d labels are doubtful", len(issues), len(labels))
     return Suspects(
         found=tuple(
@@ -73,8 +75,7 @@ def out_of_fold_probabilities(
         )
     probabilities = np.empty((len(labels), ready.classes), np.float32)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=plan.seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # rare classes are judged as well as can be
+    with _rare_classes_tolerated():
         splits = list(folds.split(labels, labels))
     for number, (others, fold) in enumerate(splits):
 
@@ -83,6 +84,14 @@ def out_of_fold_probabilities(
 
         probabilities[fold] = _trained_on(others, fold, ready, plan, store, show)
     return probabilities
+
+
+@contextmanager
+def _rare_classes_tolerated() -> Iterator[None]:
+    """Their labels are judged as well as can be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _trained_on(

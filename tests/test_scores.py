@@ -16,9 +16,18 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, log_loss
 
-from tasks.records import ArrayRef, Metrics
-from tasks.scores import score
+from tasks.records import ArrayRef, ConfidenceBin, Metrics
+from tasks.scores import (
+    MOST_MISTAKES,
+    calibration_error,
+    confident_mistakes,
+    reliability,
+    score,
+    wilson_interval,
+)
 
 STORED = ArrayRef(sha256="0" * 64, size_bytes=188, dtype="float32", shape=(5, 3))
 A, B, C = [0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5]  # predicting 0, 1, 2
@@ -105,3 +114,77 @@ def test_certain_and_wrong_prediction_costs_a_finite_loss() -> None:
 
 def test_tie_goes_to_the_lower_class() -> None:
     assert scored([[0.25, 0.375, 0.375]], [2]).confusion == ((0, 0, 0), (0, 0, 0), (0, 1, 0))
+
+
+def test_interval_of_half_right_of_four() -> None:
+    """With z = 2: (1/2 + 1/2 ± 2·sqrt(1/16 + 1/16)) / (1 + 1) = (1 ± 1/sqrt(2)) / 2."""
+    low, high = wilson_interval(2, 4, z=2.0)
+
+    assert low == pytest.approx((1 - 1 / math.sqrt(2)) / 2, rel=1e-12)
+    assert high == pytest.approx((1 + 1 / math.sqrt(2)) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(("right", "images"), [(9751, 10_000), (0, 7), (7, 7), (1, 1), (3, 5)])
+def test_interval_is_that_of_scipy(right: int, images: int) -> None:
+    oracle = binomtest(right, images).proportion_ci(method="wilson")
+
+    assert wilson_interval(right, images) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+
+
+def test_interval_is_part_of_the_metrics(metrics: Metrics) -> None:
+    assert metrics.accuracy_interval == wilson_interval(3, 5)
+
+
+def test_confidences_fall_into_ten_bins_open_below_and_closed_above() -> None:
+    """0.5 belongs to (0.4, 0.5], 0.625 to (0.6, 0.7], 1 to (0.9, 1]."""
+    rows = np.array([[0.5, 0.5], [0.375, 0.625], [0.375, 0.625], [1, 0]], np.float32)
+
+    bins = reliability(rows, np.array([0, 1, 0, 1]))
+
+    assert [b.images for b in bins] == [0, 0, 0, 0, 1, 0, 2, 0, 0, 1]
+    assert bins[4] == ConfidenceBin(confidence=0.5, accuracy_fraction=1, images=1)
+    assert bins[6] == ConfidenceBin(confidence=0.625, accuracy_fraction=0.5, images=2)
+    assert bins[9] == ConfidenceBin(confidence=1, accuracy_fraction=0, images=1)
+    assert bins[0] == ConfidenceBin(confidence=0, accuracy_fraction=0, images=0)
+
+
+def test_calibration_error_is_the_gap_weighed_by_images() -> None:
+    """(1·|0.5 - 1| + 2·|0.625 - 0.5| + 1·|1 - 0|) / 4."""
+    rows = np.array([[0.5, 0.5], [0.375, 0.625], [0.375, 0.625], [1, 0]], np.float32)
+
+    assert calibration_error(reliability(rows, np.array([0, 1, 0, 1]))) == 1.75 / 4
+
+
+def test_mistakes_come_with_the_surest_first_and_ties_by_row() -> None:
+    rows = np.array([[0.5, 0.5], [0.75, 0.25], [0.25, 0.75], [0.25, 0.75], [1, 0]], np.float32)
+
+    mistakes = confident_mistakes(rows, np.array([1, 1, 0, 0, 0]))
+
+    assert [(m.row, m.label, m.predicted, m.confidence) for m in mistakes] == [
+        (1, 1, 0, 0.75),
+        (2, 0, 1, 0.75),
+        (3, 0, 1, 0.75),
+        (0, 1, 0, 0.5),
+    ]
+
+
+def test_no_more_mistakes_are_listed_than_can_be_looked_at() -> None:
+    rows = np.tile(np.float32([1, 0]), (40, 1))
+
+    assert len(confident_mistakes(rows, np.ones(40, int))) == MOST_MISTAKES == 25
+
+
+def test_right_predictions_are_no_mistakes() -> None:
+    assert scored([A, B, C], [0, 1, 2]).mistakes == ()
+
+
+def test_figures_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    rows = random.dirichlet(np.ones(5), 500).astype(np.float32)
+    labels = random.integers(0, 5, 500)
+
+    metrics = score(rows, labels, STORED)
+
+    assert metrics.accuracy_fraction == accuracy_score(labels, rows.argmax(axis=1))
+    normalised = rows / rows.sum(axis=1, keepdims=True, dtype=np.float64)
+    assert metrics.loss == pytest.approx(log_loss(labels, normalised), rel=1e-6)
