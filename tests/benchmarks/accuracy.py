@@ -65,6 +65,8 @@ def candidates() -> Iterator[Row]:
         {"learning_rate": 0.01},
         {"batch_size": 100},
         {"batch_size": 500},
+        {"epochs": 12},
+        {"epochs": 60},
     ):
         yield Row(f"mlp, fast{_named(change)}", fast | change, 3)
     cnn = {"model": "cnn", "recipe": "fast"}
