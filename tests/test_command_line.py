@@ -406,7 +406,7 @@ def test_deployment_refuses_a_model_in_a_file() -> None:
             TrainingPlan(
                 model="mlp",
                 hidden_units=64,
-                epochs=12,
+                epochs=24,
                 batch_size=250,
                 optimizer="adam",
                 learning_rate=0.005,
@@ -440,7 +440,7 @@ def test_plan_is_the_recipe_overruled_by_what_was_set(
     assert plan == settings.plan
 
 
-@pytest.mark.parametrize(("model", "epochs"), [("mlp", 40), ("cnn", 20)])
+@pytest.mark.parametrize(("model", "epochs"), [("mlp", 60), ("cnn", 20)])
 def test_long_recipe_is_the_fast_one_with_more_epochs(model: str, epochs: int) -> None:
     fast, long = (
         RunSettings.model_validate({"model": model, "recipe": recipe}).plan

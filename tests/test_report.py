@@ -75,8 +75,10 @@ def report(store: Store) -> RunReport:
         rows=(3, 5),
         failing=7,
     )
+    settings = RunSettings(dataset="tiny")
     return RunReport(
-        settings=RunSettings(dataset="tiny"),
+        settings=settings,
+        plan=settings.plan,
         dataset=dataset,
         validation=ValidationReport(checks=(check,)),
         model=ModelRef(
