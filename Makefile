@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-pythons check format bench cases seeds recipes lock clean
+.PHONY: help run test test-slow test-all test-pythons check format bench cases seeds recipes lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,11 +25,13 @@ run: $(VENV)/.base ## run the pipeline; options in ARGS, as in make run ARGS="--
 test: $(VENV)/.dev ## the fast tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.dev ## all tests, with real servers, kills and the full dataset
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+test-slow: $(VENV)/.dev ## the tests with real servers, kills and the full dataset
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-pythons: $(VENV)/.dev ## the fast tests on every supported Python that is installed
-	$(BIN)/python tests/every_python.py
+test-all: test test-slow ## all tests
+
+test-pythons: $(VENV)/.dev ## the fast tests on the other supported Pythons; ARGS=3.13 for one
+	$(BIN)/python tests/every_python.py $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, direction of imports, consistency of what is installed
 	$(BIN)/ruff format --check $(CHECKED)
@@ -48,7 +50,7 @@ bench: $(VENV)/.dev ## measure speed and memory beside their references
 cases: $(VENV)/.dev ## what runs again after a change or damage, beside the obvious Prefect flow
 	@$(BIN)/python tests/benchmarks/cases.py
 
-seeds: $(VENV)/.dev ## the accuracy of every recipe over several seeds (half an hour)
+seeds: $(VENV)/.dev ## the accuracy of every recipe over several seeds (a quarter of an hour)
 	@$(BIN)/python tests/benchmarks/accuracy.py $(ARGS)
 
 recipes: $(VENV)/.dev ## the candidates for the recipes, on held-out training images (half an hour)

@@ -43,7 +43,8 @@ def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
         ImageTooSmallError: the images are smaller than the network can pool.
         OwnModelError: the user's function does not give a model that fits.
     """
-    keras.utils.clear_session()  # layers without a name are numbered, and the digest has names
+    # Layers without a name are numbered, and the digest has names. Garbage is left: 0.3 s.
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(plan.seed)
     if isinstance(plan.model, OwnModel):
         return _own_model(plan.model, plan, dataset)
@@ -81,7 +82,7 @@ def load_model(path: Path, network: Network, dataset: DatasetRef) -> keras.Model
     OwnModelError.
     """
     if isinstance(network, OwnModel):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         model = _called(network, dataset)
         model(_noise(model, network, dataset))  # makes what weights it has
         if model.compiled:

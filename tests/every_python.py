@@ -1,6 +1,7 @@
 """Runs the fast tests on every supported Python that is installed: `make test-pythons`.
 
-Each version but the one that runs this gets an environment of its own under .venvs/.
+Versions as arguments choose among them. Each version but the one that runs this gets an
+environment of its own under .venvs/.
 """
 
 import os
@@ -42,7 +43,7 @@ def main() -> int:
     """Test each version; the status is 1 when one of them fails."""
     current = f"{sys.version_info.major}.{sys.version_info.minor}"
     failed = []
-    for version in SUPPORTED:
+    for version in sys.argv[1:] or SUPPORTED:
         interpreter = find(version)
         if version == current or interpreter is None:
             why = "runs in .venv: make test" if version == current else "not installed"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import Arrays, files_below, store_dataset, tiny_arrays
+from prefect.logging import disable_run_logger
 
 from tasks.errors import TooFewImagesError
 from tasks.preprocess import one_hot, scale
@@ -47,48 +48,63 @@ def flipped() -> np.ndarray:
     return np.random.default_rng(0).choice(600, 6, replace=False)
 
 
-@pytest.fixture
-def mislabelled(flipped: np.ndarray, store: Store) -> DatasetRef:
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(root=tmp_path_factory.mktemp("suspects"))
+    store.prepare()
+    return store
+
+
+@pytest.fixture(scope="module")
+def mislabelled(flipped: np.ndarray, shared_store: Store) -> DatasetRef:
     arrays = tiny_arrays(train=600, test=12, classes=3, size=(12, 6))
     for split in ("train", "test"):  # bars that are still told apart after a shift by a pixel
         arrays[f"x_{split}"][:] = 0
         for label in range(3):
             arrays[f"x_{split}"][arrays[f"y_{split}"] == label, 4 * label : 4 * label + 2] = 255
     arrays["y_train"] = with_wrong_labels(arrays["y_train"], flipped, classes=3)
-    return preprocessed(arrays, store)
+    return preprocessed(arrays, shared_store)
 
 
-def test_wrong_labels_are_found_first(
-    mislabelled: DatasetRef, flipped: np.ndarray, store: Store
-) -> None:
+@pytest.fixture(scope="module")
+def files_before(mislabelled: DatasetRef, shared_store: Store) -> set[str]:
+    """The stored files of the dataset."""
+    del mislabelled  # has been stored
+    return files_below(shared_store.root)
+
+
+@pytest.fixture(scope="module")
+def suspects(
+    mislabelled: DatasetRef,
+    files_before: set[str],  # noqa: ARG001 - seen before the search
+    shared_store: Store,
+) -> Suspects:
+    """One search, which several tests look at."""
+    with disable_run_logger():
+        return suspect.fn(mislabelled, PLAN, shared_store)
+
+
+def test_wrong_labels_are_found_first(suspects: Suspects, flipped: np.ndarray) -> None:
     """All of them: a recall of 1."""
-    suspects = suspect.fn(mislabelled, PLAN, store)
-
     assert set(flipped.tolist()) == {found.row for found in suspects.found[: len(flipped)]}
     assert suspects.images == 600
 
 
-def test_right_class_is_suggested(
-    mislabelled: DatasetRef, flipped: np.ndarray, store: Store
-) -> None:
-    suspects = suspect.fn(mislabelled, PLAN, store)
-
+def test_right_class_is_suggested(suspects: Suspects, flipped: np.ndarray) -> None:
     worst = suspects.found[: len(flipped)]
     assert [found.row % 3 for found in worst] == [found.suggested for found in worst]
     assert all(found.label != found.suggested for found in worst)
 
 
-def test_worst_label_comes_first(mislabelled: DatasetRef, store: Store) -> None:
-    qualities = [found.quality for found in suspect.fn(mislabelled, PLAN, store).found]
+def test_worst_label_comes_first(suspects: Suspects) -> None:
+    qualities = [found.quality for found in suspects.found]
 
     assert sorted(qualities) == qualities
 
 
-def test_nothing_but_the_result_is_left(mislabelled: DatasetRef, store: Store) -> None:
-    before = files_below(store.root)
-    suspect.fn(mislabelled, PLAN, store)
-
-    assert before == files_below(store.root)
+@pytest.mark.usefixtures("suspects")
+def test_nothing_but_the_result_is_left(files_before: set[str], shared_store: Store) -> None:
+    assert files_before == files_below(shared_store.root)
 
 
 def test_rare_class_does_not_stop_the_search(store: Store) -> None:

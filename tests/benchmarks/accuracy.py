@@ -1,11 +1,11 @@
-"""How accurate each recipe is, over several seeds, and how long it takes.
+"""How accurate each recipe is, over several seeds.
 
     make seeds      every recipe, trained on all training images, on the test images
     make recipes    the candidates that the recipes were chosen from, trained on the first 50,000
                     training images and scored on the other 10,000: no test image is looked at
 
-Seconds are those of building and training, beside plain `keras.Model.fit` of the reference
-experiment in the same process.
+Plain `keras.Model.fit` of the reference experiment stands beside them. How long each takes is
+measured by `make bench`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +104,9 @@ def stored_mnist(store: Store, *, held_out: bool) -> DatasetRef:
     return DatasetRef(name="mnist", height=28, width=28, classes=10, **stored)
 
 
-def train(row: Row, seed: int, ready: DatasetRef, store: Store) -> tuple[keras.Model, float]:
-    """A trained model, and the seconds it took to build and train it."""
+def train(row: Row, seed: int, ready: DatasetRef, store: Store) -> keras.Model:
+    """A model built and trained."""
     images, labels = store.open_array(ready.x_train), store.open_array(ready.y_train)
-    started = time.perf_counter()
     plan = RunSettings.model_validate({"seed": seed, **(row.settings or {})}).plan
     model = build_model(plan, ready)
     if row.settings is None:
@@ -124,21 +122,20 @@ def train(row: Row, seed: int, ready: DatasetRef, store: Store) -> tuple[keras.M
             image_shape=(28, 28),
             shift_pixels=plan.shift_pixels,
         )
-    return model, time.perf_counter() - started
+    return model
 
 
-def measure(row: Row, ready: DatasetRef, store: Store) -> tuple[list[float], list[float]]:
-    """Accuracies and seconds, one of each a seed."""
+def measure(row: Row, ready: DatasetRef, store: Store) -> list[float]:
+    """Accuracies, one a seed."""
     images = store.open_array(ready.x_test)
     truth = store.open_array(ready.y_test).argmax(axis=1)
-    accuracies, seconds = [], []
+    accuracies = []
     for seed in range(row.seeds):
-        model, taken = train(row, seed, ready, store)
+        model = train(row, seed, ready, store)
         accuracies.append(float(np.mean(predict(model, images).argmax(axis=1) == truth)))
-        seconds.append(taken)
-        print(f"  {row.name}, seed {seed}: {accuracies[-1]:.4f}, {taken:.1f} s", file=sys.stderr)
+        print(f"  {row.name}, seed {seed}: {accuracies[-1]:.4f}", file=sys.stderr)
         keras.backend.clear_session()
-    return accuracies, seconds
+    return accuracies
 
 
 def main() -> None:
@@ -149,21 +146,18 @@ def main() -> None:
     options = parser.parse_args()
     rows = list(candidates()) if options.held_out else SEEDS
     rows = [row for row in rows if row.name.startswith((PLAIN, options.only))]
-    print("| recipe | seeds | accuracy, mean ± standard deviation | lowest | seconds | of `fit` |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| recipe | seeds | accuracy, mean ± standard deviation | lowest |")
+    print("| --- | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
         store = Store(root=Path(folder))
         store.prepare()
         ready = stored_mnist(store, held_out=options.held_out)
-        reference = 0.0
         for row in rows:
-            accuracies, seconds = measure(row, ready, store)
-            taken = statistics.median(seconds)
-            reference = reference or taken
+            accuracies = measure(row, ready, store)
             mean, spread = statistics.mean(accuracies), statistics.stdev(accuracies)
             print(
                 f"| {row.name} | {row.seeds} | {100 * mean:.2f} ± {100 * spread:.2f} % "
-                f"| {100 * min(accuracies):.2f} % | {taken:.1f} | {taken / reference:.2f} |",
+                f"| {100 * min(accuracies):.2f} % |",
                 flush=True,
             )
 

@@ -1,6 +1,7 @@
 """Measures the trainer by itself, in a process of its own; `bench.py` starts it.
 
-    trainer.py times ROUNDS        seconds of building and training, beside `fit` and bare products
+    trainer.py times ROUNDS        seconds of building and training each recipe, of plain `fit`,
+                                   and of bare matrix products
     trainer.py progress            what the requests of the live progress take, of the training
     trainer.py memory TIMES        trains one epoch on MNIST, that many times over
 
@@ -15,24 +16,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import PLAIN, Row, stored_mnist, train
+from accuracy import SEEDS, Row, stored_mnist, train
 from prefect import flow, task
 
-from tasks.orchestration import artifacts
+from tasks.orchestration import progress as live
 from tasks.orchestration.server import wait_for_configured_server
 from tasks.records import DatasetRef
 from tasks.settings import RunSettings
 from tasks.store import Store
 
-MLP, FAST, CNN = (
-    Row("mlp", {"model": "mlp"}, 1),
-    Row("mlp, fast", {"model": "mlp", "recipe": "fast"}, 1),
-    Row("cnn", {"model": "cnn"}, 1),
-)
+PLAIN_FIT, MLP, FAST, *LONGER = (replace(row, seeds=1) for row in SEEDS)
 
 
 def bare_products(ready: DatasetRef, store: Store) -> float:
@@ -53,14 +51,21 @@ def bare_products(ready: DatasetRef, store: Store) -> float:
     return time.perf_counter() - started
 
 
+def trained_seconds(row: Row, ready: DatasetRef, store: Store) -> float:
+    """Seconds of building and training, compiling included."""
+    started = time.perf_counter()
+    train(row, 0, ready, store)
+    return time.perf_counter() - started
+
+
 def times(rounds: int, ready: DatasetRef, store: Store) -> dict[str, float]:
-    """Median seconds of each, taken in turn; of the cnn, once."""
+    """Median seconds of each, taken in turn; of the longer ones, once."""
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
-        for row in (Row(PLAIN, None, 1), MLP, FAST):
-            seconds.setdefault(row.name, []).append(train(row, 0, ready, store)[1])
+        for row in (PLAIN_FIT, MLP, FAST):
+            seconds.setdefault(row.name, []).append(trained_seconds(row, ready, store))
         seconds.setdefault("products", []).append(bare_products(ready, store))
-    seconds["cnn"] = [train(CNN, 0, ready, store)[1]]
+    seconds |= {row.name: [trained_seconds(row, ready, store)] for row in LONGER}
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
@@ -77,14 +82,14 @@ def progress(ready: DatasetRef, store: Store) -> dict[str, float]:
 
         return call
 
-    artifacts.create_progress_artifact = timed(artifacts.create_progress_artifact)
-    artifacts.update_progress_artifact = timed(artifacts.update_progress_artifact)
+    live.create_progress_artifact = timed(live.create_progress_artifact)
+    live.update_progress_artifact = timed(live.update_progress_artifact)
 
     @task
     def watched() -> float:
-        with artifacts.live_progress("bench") as show:
+        with live.live_progress("bench") as show:
             show(0.5)
-            return train(MLP, 0, ready, store)[1]
+            return trained_seconds(MLP, ready, store)
 
     @flow
     def training() -> float:
@@ -105,7 +110,7 @@ def memory(times_over: int, ready: DatasetRef, store: Store) -> dict[str, float]
                 writer.append(array)
         repeated[name] = writer.finish()
     row = Row("mlp", {"model": "mlp", "epochs": 1}, 1)
-    return {"seconds": train(row, 0, ready.model_copy(update=repeated), store)[1]}
+    return {"seconds": trained_seconds(row, ready.model_copy(update=repeated), store)}
 
 
 def main() -> None:
