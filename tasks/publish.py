@@ -77,7 +77,7 @@ def publish(
     publish_accuracy(report)
     publish_evaluation(report)
     publish_per_class(report)
-    publish_validation(checked, raw.name, report.pictures.get("sheet"))
+    publish_validation(checked, raw.name, report.pictures.get("sheet"), [report.data()])
     get_run_logger().info("report: %s; model: %s", report_path, model_path)
     _require_accuracy(metrics, settings)
     return RunSummary(

@@ -60,19 +60,20 @@ class RunReport(Record):
 
     def evaluation_markdown(self) -> str:
         """How well the model does, with pictures: less than 300 KB."""
-        return markdown(self.title, [*self._evaluation(), self._training(with_epochs=False)])
+        sections = [self._headline(), *self._evaluation(), self._training(with_epochs=False)]
+        return markdown(self.title, sections)
 
     def html(self) -> str:
         """The whole report as one page."""
         sections = [
             self._headline(),
+            *self._evaluation(),
+            self._training(with_epochs=True),
+            self.data(),
+            validation_section(self.validation, self.pictures.get("sheet")),
+            self._stages(),
             self._run(),
             self._settings(),
-            self._stages(),
-            self._validation(),
-            self._data(),
-            self._training(with_epochs=True),
-            *self._evaluation(),
         ]
         return html_page(self.title, sections)
 
@@ -120,8 +121,8 @@ class RunReport(Record):
             ("finished", f"{self.finished:%Y-%m-%d %H:%M:%S} UTC"),
             ("model", f"{plan.model_name}, {self.model.parameters:,} parameters"),
             ("training", _training(plan)),
-            ("weights, SHA-256", self.model.weights_sha256),
-            ("dataset, SHA-256", self.dataset.digest),
+            ("weights", f"SHA-256 {self.model.weights_sha256}"),
+            ("dataset", f"SHA-256 {self.dataset.digest}"),
             ("libraries", ", ".join([f"Python {platform.python_version()}", *libraries])),
         ]
         return Section("Run", parts=[Table(("", ""), facts)])
@@ -132,7 +133,7 @@ class RunReport(Record):
         used = [
             (name.replace("_", " "), value)
             for name, value in (told | plan).items()
-            if value is not None
+            if value not in (None, {})
         ]
         digests = [(name, getattr(self.dataset, name).sha256) for name in ARRAY_NAMES]
         return Section(
@@ -145,13 +146,8 @@ class RunReport(Record):
         rows = [(name, s.state, f"{s.seconds:.2f}", s.why) for name, s in self.stages.items()]
         return Section("Stages", parts=[Table(("stage", "state", "seconds", "why"), rows)])
 
-    def _validation(self) -> Section:
-        checks, failed = self.validation.checks, self.validation.failed("warning")
-        text = f"{len(checks)} checks, {len(failed)} warnings."
-        sheet = self._pictures(sheet="Images that the checks name")
-        return Section("Validation", text, [validation_table(self.validation), *sheet])
-
-    def _data(self) -> Section:
+    def data(self) -> Section:
+        """What the images look like, how many there are of each class, and what is made of them."""
         shown = self._pictures(
             samples="The first training images of each class",
             balance="How often each class occurs",
@@ -179,13 +175,10 @@ class RunReport(Record):
         ]
         sections = [
             Section(
-                "Per class",
-                parts=[Table(("class", "images", "precision", "recall", "F1"), figures)],
-            ),
-            Section(
-                "Confusion",
+                "Classes",
                 parts=[
                     *self._pictures(confusion="Test images by true and predicted class"),
+                    Table(("class", "images", "precision", "recall", "F1"), figures),
                     _most_confused(self.metrics),
                 ],
             ),
@@ -252,15 +245,35 @@ def _training(plan: TrainingPlan) -> str:
     return ", ".join(facts)
 
 
-def validation_table(report: ValidationReport) -> Table:
-    """A row a check."""
-    return Table(
-        ("tier", "check", "array", "outcome", "severity", "rule", "found", "rows"),
-        [
-            (c.tier, c.name, c.subject, c.outcome, c.severity, c.rule, c.received, _rows(c))
-            for c in report.checks
-        ],
-    )
+def validation_summary(report: ValidationReport) -> str:
+    """For instance `3 errors, 0 warnings; 28 of 40 checks made`."""
+    errors, warnings = len(report.failed("error")), len(report.failed("warning"))
+    made = sum(check.outcome != "skipped" for check in report.checks)
+    return f"{errors} errors, {warnings} warnings; {made} of {len(report.checks)} checks made"
+
+
+def validation_section(
+    report: ValidationReport, sheet: bytes | None, title: str = "Validation"
+) -> Section:
+    """What failed, the images that broke a rule, and every check with what became of it."""
+    failed = [
+        (c.severity, c.name, c.subject, f"{c.rule}; found: {c.received}", _rows(c))
+        for c in report.checks
+        if c.outcome == "failed"
+    ]
+    arrays: dict[tuple[str, ...], list[str]] = {}
+    for c in report.checks:
+        outcome = f"skipped: {c.received}" if c.outcome == "skipped" else c.outcome
+        arrays.setdefault((c.tier, c.name, c.rule, c.severity, outcome), []).append(c.subject)
+    rows = [(*check, ", ".join(subjects)) for check, subjects in arrays.items()]
+    parts: list[Picture | Table] = []
+    if failed:
+        header = ("severity", "failed check", "array", "rule", "rows")
+        parts.append(Table(header, failed))
+    if sheet:
+        parts.append(Picture("Images that break a rule, some for each check", sheet))
+    parts.append(Table(("tier", "check", "rule", "severity", "outcome", "arrays"), rows))
+    return Section(title, f"{validation_summary(report)}.", parts)
 
 
 def _rows(check: CheckResult) -> str:
