@@ -30,7 +30,7 @@ from tasks.records import ConfidenceBin, EpochMetrics  # noqa: E402
 
 LIMIT_BYTES = 40_000  # six of them and their text fit into an artifact of 300 KB
 # Dots an inch and colours: the first that keep to the limit.
-QUALITIES = ((144, 64), (110, 64), (84, 32), (64, 32), (48, 16), (36, 8))
+QUALITIES = ((160, 64), (132, 64), (100, 32), (76, 32), (58, 16), (48, 4))
 WIDTH = 6.0  # inches
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
@@ -130,7 +130,7 @@ def curves(history: Sequence[EpochMetrics], test_accuracy_fraction: float) -> by
         label=f"test, at the end: {test_accuracy_fraction:.4f}",
     )
     accuracy.set_title("accuracy")
-    accuracy.legend(frameon=False, fontsize=9, labelcolor=INK)
+    accuracy.legend(framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, len(history) + 0.5)
@@ -191,7 +191,7 @@ def reliability(bins: Sequence[ConfidenceBin], calibration_error: float) -> byte
     above.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
     above.set_title(f"expected calibration error {calibration_error:.4f}")
     above.set_ylim(0, 1.04)
-    above.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    above.legend(framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK, loc="upper left")
     below.bar(centres, [each.images for _, each in filled], width * 0.94, color=MUTED)
     below.set_yscale("log")
     below.set_ylim(bottom=0.7)

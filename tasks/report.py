@@ -256,24 +256,27 @@ def validation_section(
     report: ValidationReport, sheet: bytes | None, title: str = "Validation"
 ) -> Section:
     """What failed, the images that broke a rule, and every check with what became of it."""
-    failed = [
-        (c.severity, c.name, c.subject, f"{c.rule}; found: {c.received}", _rows(c))
-        for c in report.checks
-        if c.outcome == "failed"
-    ]
-    arrays: dict[tuple[str, ...], list[str]] = {}
+    failed: dict[tuple[str, ...], list[str]] = {}  # the arrays by what is said of them
+    checks: dict[tuple[str, ...], list[str]] = {}
     for c in report.checks:
         outcome = f"skipped: {c.received}" if c.outcome == "skipped" else c.outcome
-        arrays.setdefault((c.tier, c.name, c.rule, c.severity, outcome), []).append(c.subject)
-    rows = [(*check, ", ".join(subjects)) for check, subjects in arrays.items()]
+        checks.setdefault((c.tier, c.name, c.rule, c.severity, outcome), []).append(c.subject)
+        if c.outcome == "failed":
+            what = (c.severity, c.name, f"{c.rule}; found: {c.received}", _rows(c))
+            failed.setdefault(what, []).append(c.subject)
     parts: list[Picture | Table] = []
     if failed:
-        header = ("severity", "failed check", "array", "rule", "rows")
-        parts.append(Table(header, failed))
+        header = ("severity", "failed check", "rule", "rows", "array")
+        parts.append(Table(header, _with_arrays(failed)))
     if sheet:
         parts.append(Picture("Images that break a rule, some for each check", sheet))
-    parts.append(Table(("tier", "check", "rule", "severity", "outcome", "arrays"), rows))
+    header = ("tier", "check", "rule", "severity", "outcome", "arrays")
+    parts.append(Table(header, _with_arrays(checks)))
     return Section(title, f"{validation_summary(report)}.", parts)
+
+
+def _with_arrays(arrays: dict[tuple[str, ...], list[str]]) -> list[tuple[str, ...]]:
+    return [(*said, ", ".join(subjects)) for said, subjects in arrays.items()]
 
 
 def _rows(check: CheckResult) -> str:
