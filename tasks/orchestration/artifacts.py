@@ -36,7 +36,7 @@ def publish_evaluation(report: RunReport) -> None:
     create_markdown_artifact(
         report.evaluation_markdown(),
         key=f"{report.dataset.name}-evaluation",
-        description=f"{report.title}: classes, calibration, mistakes",
+        description=f"Accuracy {report.metrics.accuracy_fraction:.4f}, by class, with mistakes",
     )
 
 
