@@ -71,7 +71,7 @@ class RunReport(Record):
             self._training(with_epochs=True),
             self.data(),
             validation_section(self.validation, self.pictures.get("sheet")),
-            self._stages(),
+            _stages(self.stages),
             self._run(),
             self._settings(),
         ]
@@ -115,7 +115,6 @@ class RunReport(Record):
 
     def _run(self) -> Section:
         plan = self.plan
-        libraries = [f"{name} {version(name)}" for name in LIBRARIES]
         facts = [
             ("run", f"{self.run_name}, {self.run_id}"),
             ("finished", f"{self.finished:%Y-%m-%d %H:%M:%S} UTC"),
@@ -123,28 +122,17 @@ class RunReport(Record):
             ("training", _training(plan)),
             ("weights", f"SHA-256 {self.model.weights_sha256}"),
             ("dataset", f"SHA-256 {self.dataset.digest}"),
-            ("libraries", ", ".join([f"Python {platform.python_version()}", *libraries])),
+            ("libraries", _libraries()),
         ]
         return Section("Run", parts=[Table(("", ""), facts)])
 
     def _settings(self) -> Section:
-        told = self.settings.model_dump(mode="json", exclude={"cache_dir", "model_dir"})
-        plan = self.plan.model_dump(mode="json") | {"model": self.plan.model_name}
-        used = [
-            (name.replace("_", " "), value)
-            for name, value in (told | plan).items()
-            if value not in (None, {})
-        ]
         digests = [(name, getattr(self.dataset, name).sha256) for name in ARRAY_NAMES]
         return Section(
             "Settings and arrays",
             "What the recipe decided is filled in. The arrays are those that were loaded.",
-            [Table(("setting", "value"), used), Table(("array", "SHA-256"), digests)],
+            [_settings_table(self.settings, self.plan), Table(("array", "SHA-256"), digests)],
         )
-
-    def _stages(self) -> Section:
-        rows = [(name, s.state, f"{s.seconds:.2f}", s.why) for name, s in self.stages.items()]
-        return Section("Stages", parts=[Table(("stage", "state", "seconds", "why"), rows)])
 
     def data(self) -> Section:
         """What the images look like, how many there are of each class, and what is made of them."""
@@ -231,6 +219,56 @@ class RunReport(Record):
         return [Picture(text, found[name]) for name, text in texts.items() if name in found]
 
 
+def refusal_page(
+    settings: RunSettings,
+    dataset: str,
+    report: ValidationReport,
+    sheet: bytes | None,
+    stages: dict[str, StageRecord],
+    run_name: str,
+    finished: datetime,
+) -> str:
+    """The report of a run that ended at its dataset, as one page."""
+    facts = [
+        ("run", run_name),
+        ("finished", f"{finished:%Y-%m-%d %H:%M:%S} UTC"),
+        ("libraries", _libraries()),
+    ]
+    sections = [
+        validation_section(report, sheet, title=""),
+        _stages(stages),
+        Section("Run", parts=[Table(("", ""), facts)]),
+        Section("Settings", parts=[_settings_table(settings, settings.plan)]),
+    ]
+    return html_page(f"Validation of {dataset}: failed", sections)
+
+
+def _libraries() -> str:
+    versions = [f"{name} {version(name)}" for name in LIBRARIES]
+    return ", ".join([f"Python {platform.python_version()}", *versions])
+
+
+def _settings_table(settings: RunSettings, plan: TrainingPlan) -> Table:
+    told = settings.model_dump(mode="json", exclude={"cache_dir", "model_dir"})
+    told["severity"] = ", ".join(
+        f"{check}={severity}" for check, severity in told["severity"].items()
+    )
+    used = told | plan.model_dump(mode="json") | {"model": plan.model_name}
+    return Table(
+        ("setting", "value"),
+        [
+            (name.replace("_", " "), value)
+            for name, value in used.items()
+            if value not in (None, "")
+        ],
+    )
+
+
+def _stages(stages: dict[str, StageRecord]) -> Section:
+    rows = [(name, s.state, f"{s.seconds:.2f}", s.why) for name, s in stages.items()]
+    return Section("Stages", parts=[Table(("stage", "state", "seconds", "why"), rows)])
+
+
 def _training(plan: TrainingPlan) -> str:
     facts = [f"{plan.epochs} epochs", f"batch {plan.batch_size}", f"seed {plan.seed}"]
     if isinstance(plan.model, OwnModel):  # may have come compiled
@@ -270,8 +308,8 @@ def validation_section(
         parts.append(Table(header, _with_arrays(failed)))
     if sheet:
         parts.append(Picture("Images that break a rule, some for each check", sheet))
-    header = ("tier", "check", "rule", "severity", "outcome", "arrays")
-    parts.append(Table(header, _with_arrays(checks)))
+    every = ("tier", "check", "rule", "severity", "outcome", "arrays")
+    parts.append(Table(every, _with_arrays(checks)))
     return Section(title, f"{validation_summary(report)}.", parts)
 
 

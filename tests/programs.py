@@ -130,7 +130,8 @@ def prefect_server_in(home: Path) -> Iterator[str]:
         port = str(free.getsockname()[1])
     url = f"http://127.0.0.1:{port}/api"
     # The UI asks the API at this address: without it, the one at port 4200.
-    environment = {**environment_in(home), **NO_TELEMETRY, "PREFECT_API_URL": url}
+    settings = {"PREFECT_API_URL": url, "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "0"}
+    environment = {**environment_in(home), **NO_TELEMETRY, **settings}
     command = [prefect_command(), "server", "start", "--port", port]
     with (
         (home / "server.log").open("w") as log,

@@ -71,6 +71,7 @@ class Seen:
     first: dict[str, Any]
     summary: dict[str, Any]
     failed_id: str
+    failed_report: Path
 
     @property
     def accuracy(self) -> str:
@@ -93,7 +94,8 @@ def seen(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         first = run_on("stripes", stripes(), "--epochs", "3")
         second = run_on("stripes", stripes(), "--epochs", "2", "--label-suspects")
         run_on("doubled", doubled(), "--severity", "duplicates=error", status=1)
-        yield Seen(url, first, second, run_named(url, "doubled-"))
+        (report,) = (folder / "models" / "reports").glob("*-doubled-*.html")
+        yield Seen(url, first, second, run_named(url, "doubled-"), report)
 
 
 def doubled() -> Arrays:
@@ -297,3 +299,16 @@ def test_report_keeps_to_the_colour_scheme_and_is_legible(
         low, high = sorted([luminance(text), luminance(background)])
         assert (high + 0.05) / (low + 0.05) >= LEAST_CONTRAST
         assert (luminance(background) > 0.5) == (scheme == "light")
+
+
+def test_report_of_a_failed_validation_shows_the_images(
+    seen: Seen, browser: Browser, width: int, scheme: Scheme
+) -> None:
+    with window(browser, width, scheme=scheme) as (page, _):
+        page.context.set_offline(True)
+        page.goto(seen.failed_report.as_uri())
+
+        expect(page.get_by_role("heading", name="Validation of doubled: failed")).to_be_visible()
+        (natural_width,) = picture_widths(page)
+        assert natural_width > 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -624,6 +624,16 @@ def test_failed_validation_leaves_its_report_with_a_picture(
     assert left.startswith("# Validation of duplicated: failed\n")
     assert "](data:image/png;base64," in left
     assert len(left) < 300_000
+    page = report_in(settings)
+    assert "<h1>Validation of duplicated: failed</h1>" in page
+    for text in (
+        f"{found}</td>",
+        "<td>21, 24</td>",
+        "<td>duplicates=error</td>",
+        "<td>validate</td>",
+    ):
+        assert text in page
+    assert 1 == page.count('<img src="data:image/png;base64,')
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -642,6 +652,12 @@ def test_unreadable_dataset_leaves_a_report_that_says_so(
     assert [cell for cell in found if "found: Image and label counts must match." in cell]
     assert f"skipped: {EARLIER_FAILED}" in cells(left, "dtype", "x_train")
     assert "| passed |" not in left
+
+
+def report_in(settings: RunSettings) -> str:
+    """The one HTML file that runs with these settings have left."""
+    (path,) = (settings.model_root / "reports").iterdir()
+    return path.read_text()
 
 
 def test_report_keeps_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
