@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-all test-pythons check format bench cases seeds recipes lock clean
+.PHONY: help run test test-slow test-all test-pythons check format bench cases seeds recipes screenshots lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ seeds: $(VENV)/.dev ## the accuracy of every recipe over several seeds (a quarte
 
 recipes: $(VENV)/.dev ## the candidates for the recipes, on held-out training images (half an hour)
 	@$(BIN)/python tests/benchmarks/accuracy.py --held-out $(ARGS)
+
+screenshots: $(VENV)/.dev ## the README's pictures of the UI and the reports, in Chromium
+	@$(BIN)/python tests/screenshots.py
 
 lock: $(VENV)/.dev ## renew the two locks from pyproject.toml
 	$(BIN)/python -m uv pip compile pyproject.toml --extra build --universal --python-version 3.11 \

@@ -14,16 +14,13 @@ import sys
 from prefect import flow
 from prefect.runtime import flow_run
 
-from tasks.checks import unread
-from tasks.errors import DatasetError
 from tasks.evaluate import evaluate
 from tasks.illustrate import illustrate
 from tasks.load import load
-from tasks.orchestration.artifacts import publish_validation
 from tasks.orchestration.results import stored_run
 from tasks.preprocess import preprocess
 from tasks.profiles import validation_rules
-from tasks.publish import publish
+from tasks.publish import publish, refusal_reported
 from tasks.records import RunSummary
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import dataset_name, find_dataset
@@ -51,13 +48,10 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         plan = settings.plan
         name = dataset_name(settings.dataset)
         rules = validation_rules(settings, name)
-        try:
+        with refusal_reported(settings, name, rules):
             source = find_dataset(settings.dataset, downloads=store.root / "downloads")
             raw = load(source, store)
-        except DatasetError as error:
-            publish_validation(unread(error, rules), name, sheet=None)
-            raise
-        checked = validate(raw, rules, store)
+            checked = validate(raw, rules, store)
         ready = preprocess(raw, store, wait_for=[checked])
         model = train(ready, plan, store)
         metrics = evaluate(model, plan.model, ready, store)

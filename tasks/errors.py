@@ -9,7 +9,10 @@ Every error says the rule that was broken, what was received, where, and what to
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.records import ValidationReport
 
 
 class PipelineError(Exception):
@@ -100,7 +103,13 @@ class LabelTypeError(DatasetError):
 
 
 class ValidationFailedError(PipelineError):
-    """The data breaks its contract; the message lists every failed check."""
+    """The data breaks its contract; the message lists every failed check.
+
+    `report` has every check, and `sheet` shows images that broke a rule, if a dataset was checked.
+    """
+
+    report: ValidationReport | None = None
+    sheet: bytes | None = None
 
 
 class ProfileError(PipelineError):

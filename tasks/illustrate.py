@@ -12,7 +12,7 @@ from tasks.records import DatasetRef, Metrics, Mistake, ModelRef, Pictures, Susp
 from tasks.store import Store
 
 SAMPLES_PER_CLASS = 12
-GALLERY = 21  # images: three rows of seven
+GALLERY = 20  # images: four rows of five
 
 
 @stage(cache_policy=CODE_AND_INPUTS)

@@ -30,8 +30,8 @@ from tasks.records import ConfidenceBin, EpochMetrics  # noqa: E402
 
 LIMIT_BYTES = 40_000  # six of them and their text fit into an artifact of 300 KB
 # Dots an inch and colours: the first that keep to the limit.
-QUALITIES = ((144, 64), (110, 64), (84, 32), (64, 32), (48, 16), (36, 8))
-WIDTH = 7.2  # inches
+QUALITIES = ((160, 64), (132, 64), (100, 32), (76, 32), (58, 16), (48, 4))
+WIDTH = 6.0  # inches
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
 BLUE, VERMILION = "#0072b2", "#d55e00"
@@ -75,9 +75,7 @@ def balance(train: Int[np.ndarray, " class"], test: Int[np.ndarray, " class"]) -
     for axes, counts, split in zip(panels, (train, test), ("training", "test"), strict=True):
         axes.bar(range(len(counts)), counts, color=BLUE, width=0.8)
         axes.axhline(counts.mean(), color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_title(
-            f"{counts.sum():,} {split} images, {counts.min():,} to {counts.max():,} a class"
-        )
+        axes.set_title(f"{counts.sum():,} {split} images")
         axes.set_xlabel("class (dashed: the mean)")
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         _plain(axes)
@@ -132,7 +130,7 @@ def curves(history: Sequence[EpochMetrics], test_accuracy_fraction: float) -> by
         label=f"test, at the end: {test_accuracy_fraction:.4f}",
     )
     accuracy.set_title("accuracy")
-    accuracy.legend(frameon=False, fontsize=8, labelcolor=INK)
+    accuracy.legend(framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, len(history) + 0.5)
@@ -193,7 +191,7 @@ def reliability(bins: Sequence[ConfidenceBin], calibration_error: float) -> byte
     above.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
     above.set_title(f"expected calibration error {calibration_error:.4f}")
     above.set_ylim(0, 1.04)
-    above.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
+    above.legend(framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK, loc="upper left")
     below.bar(centres, [each.images for _, each in filled], width * 0.94, color=MUTED)
     below.set_yscale("log")
     below.set_ylim(bottom=0.7)
@@ -213,9 +211,9 @@ def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str) ->
         figure = _figure(1.0)
         figure.text(0.5, 0.5, if_none, ha="center", va="center", color=MUTED, fontsize=11)
         return _png(figure)
-    columns = 7
+    columns = 5
     rows = math.ceil(len(images) / columns)
-    figure = _figure(1.45 * rows)
+    figure = _figure(1.5 * rows)
     panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axes in panels:
         axes.set_axis_off()
@@ -223,7 +221,7 @@ def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str) ->
         panels, images, captions, strict=False
     ):  # the last row may not be full
         axes.imshow(_thumbnail(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(caption, fontsize=8, color=INK, pad=3)
+        axes.set_title(caption, fontsize=9, color=INK, pad=3)
     return _png(figure)
 
 
@@ -234,7 +232,7 @@ def _figure(height: float) -> Figure:
 def _scale(figure: Figure, image: AxesImage, axes: Axes, ticks: Sequence[float | int]) -> None:
     bar = figure.colorbar(image, ax=axes, ticks=ticks, shrink=0.7, format="{x:g}")
     bar.ax.minorticks_off()
-    bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
+    bar.ax.tick_params(colors=MUTED, labelsize=9, length=0)
     bar.outline.set_visible(False)
 
 
@@ -249,11 +247,11 @@ def _plain(axes: Axes, *also_hidden: str) -> None:
         axes.spines[side].set_visible(False)
     for spine in axes.spines.values():
         spine.set_color(FAINT)
-    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    axes.tick_params(colors=MUTED, labelsize=9, length=0)
     axes.set_axisbelow(True)
-    axes.title.set(fontsize=9.5, color=INK)
+    axes.title.set(fontsize=10, color=INK)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(fontsize=8.5, color=MUTED)
+        label.set(fontsize=9.5, color=MUTED)
 
 
 def _png(figure: Figure) -> bytes:

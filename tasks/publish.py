@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
@@ -10,7 +12,8 @@ from prefect import get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from tasks.errors import AccuracyTooLowError
+from tasks.checks import unread
+from tasks.errors import AccuracyTooLowError, DatasetError, ValidationFailedError
 from tasks.ledger import current_ledger
 from tasks.orchestration.artifacts import (
     earlier_accuracies,
@@ -29,8 +32,9 @@ from tasks.records import (
     Suspects,
     TrainingPlan,
     ValidationReport,
+    ValidationRules,
 )
-from tasks.report import RunReport
+from tasks.report import RunReport, refusal_page
 from tasks.settings import RunSettings
 from tasks.store import Store, errors_named, new_file, write_atomically
 
@@ -73,11 +77,11 @@ def publish(
     )
     name = f"{raw.name}-{plan.model_name}-{model.weights_sha256[:12]}.keras"
     model_path = _export_model(settings.model_root / name, model, store)
-    report_path = _write_report(settings.model_root / "reports", report)
+    report_path = _write_report(settings, report.html(), report.finished)
     publish_accuracy(report)
     publish_evaluation(report)
     publish_per_class(report)
-    publish_validation(checked, raw.name, report.pictures.get("sheet"))
+    publish_validation(checked, raw.name, report.pictures.get("sheet"), [report.data()])
     get_run_logger().info("report: %s; model: %s", report_path, model_path)
     _require_accuracy(metrics, settings)
     return RunSummary(
@@ -94,6 +98,23 @@ def publish(
     )
 
 
+@contextmanager
+def refusal_reported(settings: RunSettings, dataset: str, rules: ValidationRules) -> Iterator[None]:
+    """Leave a report of a dataset that cannot be read, in Prefect, or does not pass, on disk."""
+    try:
+        yield
+    except DatasetError as error:
+        publish_validation(unread(error, rules), dataset, sheet=None)
+        raise
+    except ValidationFailedError as error:  # in Prefect, the stage has left it
+        if error.report is not None:
+            finished = datetime.now(UTC)
+            stages, run = current_ledger().stages, flow_run.name or ""
+            page = refusal_page(settings, dataset, error.report, error.sheet, stages, run, finished)
+            get_run_logger().info("report: %s", _write_report(settings, page, finished))
+        raise
+
+
 def _export_model(path: Path, model: ModelRef, store: Store) -> Path:
     """Copy the model out of the cache, which may be cleared, to a name that says what it is."""
     folder = path.parent
@@ -106,12 +127,13 @@ def _export_model(path: Path, model: ModelRef, store: Store) -> Path:
     return path
 
 
-def _write_report(folder: Path, report: RunReport) -> Path:
+def _write_report(settings: RunSettings, page: str, finished: datetime) -> Path:
+    folder = settings.model_root / "reports"
     with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
-    moment, run = f"{report.finished:%Y%m%dT%H%M%S}", report.run_id[:8]
-    path = folder / f"{moment}-{report.run_name}-{run}.html"
-    write_atomically(path, report.html().encode(), option="--model-dir")
+    run = f"{flow_run.name or 'no-run'}-{str(flow_run.id or '')[:8]}"
+    path = folder / f"{finished:%Y%m%dT%H%M%S}-{run}.html"
+    write_atomically(path, page.encode(), option="--model-dir")
     return path
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 LEAST_SPAN = 0.002  # of accuracies in a trend: noise does not fill the height
 LONG = 28  # characters of a cell that is wrapped, but not word by word
 HIGHLIGHTED = ("failed", "skipped")
+MOST_BESIDE = 5  # columns of a table that stands beside something else
 
 
 @dataclass(frozen=True)
@@ -88,32 +89,48 @@ def html_page(title: str, sections: Iterable[Section]) -> str:
 
 
 def trend(accuracies: Sequence[float]) -> bytes:
-    """A line of accuracies, the latest on the right and labelled, as an SVG."""
-    width, height, pad, label = 640, 120, 12, 62
+    """A dot for each accuracy, the oldest on the left and the latest labelled, as an SVG."""
+    width, height, top, bottom, left, right = 640, 150, 18, 112, 64, 572
     low, high = min(accuracies), max(accuracies)
-    span = max(high - low, LEAST_SPAN)
-    middle = (low + high) / 2
-    step = (width - 2 * pad - label) / max(1, len(accuracies) - 1)
-    points = [
-        (pad + step * number, height / 2 - (value - middle) / span * (height - 4 * pad))
-        for number, value in enumerate(accuracies)
-    ]
-    (x, y), line = points[-1], " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    span, middle = max(high - low, LEAST_SPAN), (low + high) / 2
+
+    def y(value: float) -> float:
+        return (top + bottom) / 2 - (value - middle) / span * (bottom - top)
+
+    step = (right - left) / max(1, len(accuracies) - 1)
+    points = [(left + step * number, y(value)) for number, value in enumerate(accuracies)]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    end = points[-1]
+    scale = "".join(
+        f'<path d="M{left - 8} {y(value):.1f}H{right}" stroke="#d8dee4"/>'
+        f'<text x="{left - 14}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4f}</text>'
+        for value in sorted({low, high})
+    )
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#0072b2"/>' for x, y in points)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" font-family="sans-serif" font-size="13">'
-        f'<rect width="{width}" height="{height}" rx="6" fill="#fff"/>'
-        f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#d55e00"/>'
-        f'<text x="{x + 9:.1f}" y="{y + 4:.1f}" fill="#1f2328">{accuracies[-1]:.4f}</text></svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" font-family="sans-serif" font-size="13" fill="#6e7781">'
+        f'<rect width="{width}" height="{height}" rx="6" fill="#fff"/>{scale}'
+        f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/>{dots}'
+        f'<circle cx="{end[0]:.1f}" cy="{end[1]:.1f}" r="5" fill="#d55e00"/>'
+        f'<text x="{end[0] + 10:.1f}" y="{end[1] + 4:.1f}" font-weight="bold" fill="#1f2328">'
+        f"{accuracies[-1]:.4f}</text>"
+        f'<text x="{left}" y="{height - 10}">earlier runs</text>'
+        f'<text x="{right}" y="{height - 10}" text-anchor="end">this run</text></svg>'
     ).encode()
 
 
 def _markdown_part(part: Table | Tiles | Picture) -> str:
     if isinstance(part, Picture):
-        return f"![{_in_markdown(part.text)}]({part.uri})"
+        text = _in_markdown(part.text)
+        return f"![{text}]({part.uri})\n\n*{text}*"  # what stands in brackets is not shown
     if isinstance(part, Tiles):
-        part = Table(("figure", "value", ""), part.figures)
+        part = Table(("figure", "value", "note"), part.figures)
+    if not any(part.header):
+        return "\n".join(
+            f"- **{_in_markdown(str(name))}**: {_in_markdown(str(value))}"
+            for name, value in part.rows
+        )
     lines = [part.header, ["---"] * len(part.header), *part.rows]
     return "\n".join(f"| {' | '.join(_in_markdown(str(c)) for c in line)} |" for line in lines)
 
@@ -145,12 +162,14 @@ def _html_part(part: Table | Tiles | Picture) -> str:
     names = "".join(f"<th>{escape(str(cell))}</th>" for cell in part.header)
     head = f"<thead><tr>{names}</tr></thead>" if any(part.header) else ""
     rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in part.rows)
-    return f'<div class="scroll" tabindex="0"><table>{head}<tbody>{rows}</tbody></table></div>'
+    kind = "scroll wide" if len(part.header) > MOST_BESIDE else "scroll"
+    return f'<div class="{kind}" tabindex="0"><table>{head}<tbody>{rows}</tbody></table></div>'
 
 
 def _html_cell(cell: object) -> str:
     text = str(cell)
-    kind = text if text in HIGHLIGHTED else "long" if len(text) > LONG else ""
+    word = text.partition(":")[0]
+    kind = word if word in HIGHLIGHTED else "long" if len(text) > LONG else ""
     return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
@@ -173,7 +192,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .parts > * { min-width: 0; margin: 0; }
 .parts > figure { max-width: 46rem; }
 .parts > figure:first-child:nth-last-child(3) { grid-row: span 2; }
-.tiles { grid-column: 1 / -1; display: grid; gap: .5rem 1.5rem;
+.wide, .tiles { grid-column: 1 / -1; }
+.tiles { display: grid; gap: .5rem 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); }
 .tiles dt { color: var(--muted); font-size: .85rem; }
 .tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; line-height: 1.3; }
@@ -181,13 +201,14 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .87rem;
   font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
+th, td { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
 th { position: sticky; top: 0; background: var(--card); color: var(--muted); font-weight: 600; }
-td.long { min-width: 16rem; overflow-wrap: anywhere; }
+td.long { min-width: 8rem; overflow-wrap: anywhere; }
 td.failed { color: var(--bad); font-weight: 600; }
 td.skipped { color: var(--muted); }
+@media (max-width: 30rem) { th, td { padding: .25rem .35rem; } }
 img { display: block; width: 100%; height: auto; border-radius: 6px; background: #fff; }
 figcaption { color: var(--muted); font-size: .85rem; padding-top: .35rem; }
 """

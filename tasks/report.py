@@ -60,19 +60,20 @@ class RunReport(Record):
 
     def evaluation_markdown(self) -> str:
         """How well the model does, with pictures: less than 300 KB."""
-        return markdown(self.title, [*self._evaluation(), self._training(with_epochs=False)])
+        sections = [self._headline(), *self._evaluation(), self._training(with_epochs=False)]
+        return markdown(self.title, sections)
 
     def html(self) -> str:
         """The whole report as one page."""
         sections = [
             self._headline(),
+            *self._evaluation(),
+            self._training(with_epochs=True),
+            self.data(),
+            validation_section(self.validation, self.pictures.get("sheet")),
+            _stages(self.stages),
             self._run(),
             self._settings(),
-            self._stages(),
-            self._validation(),
-            self._data(),
-            self._training(with_epochs=True),
-            *self._evaluation(),
         ]
         return html_page(self.title, sections)
 
@@ -114,44 +115,27 @@ class RunReport(Record):
 
     def _run(self) -> Section:
         plan = self.plan
-        libraries = [f"{name} {version(name)}" for name in LIBRARIES]
         facts = [
             ("run", f"{self.run_name}, {self.run_id}"),
             ("finished", f"{self.finished:%Y-%m-%d %H:%M:%S} UTC"),
             ("model", f"{plan.model_name}, {self.model.parameters:,} parameters"),
             ("training", _training(plan)),
-            ("weights, SHA-256", self.model.weights_sha256),
-            ("dataset, SHA-256", self.dataset.digest),
-            ("libraries", ", ".join([f"Python {platform.python_version()}", *libraries])),
+            ("weights", f"SHA-256 {self.model.weights_sha256}"),
+            ("dataset", f"SHA-256 {self.dataset.digest}"),
+            ("libraries", _libraries()),
         ]
         return Section("Run", parts=[Table(("", ""), facts)])
 
     def _settings(self) -> Section:
-        told = self.settings.model_dump(mode="json", exclude={"cache_dir", "model_dir"})
-        plan = self.plan.model_dump(mode="json") | {"model": self.plan.model_name}
-        used = [
-            (name.replace("_", " "), value)
-            for name, value in (told | plan).items()
-            if value is not None
-        ]
         digests = [(name, getattr(self.dataset, name).sha256) for name in ARRAY_NAMES]
         return Section(
             "Settings and arrays",
             "What the recipe decided is filled in. The arrays are those that were loaded.",
-            [Table(("setting", "value"), used), Table(("array", "SHA-256"), digests)],
+            [_settings_table(self.settings, self.plan), Table(("array", "SHA-256"), digests)],
         )
 
-    def _stages(self) -> Section:
-        rows = [(name, s.state, f"{s.seconds:.2f}", s.why) for name, s in self.stages.items()]
-        return Section("Stages", parts=[Table(("stage", "state", "seconds", "why"), rows)])
-
-    def _validation(self) -> Section:
-        checks, failed = self.validation.checks, self.validation.failed("warning")
-        text = f"{len(checks)} checks, {len(failed)} warnings."
-        sheet = self._pictures(sheet="Images that the checks name")
-        return Section("Validation", text, [validation_table(self.validation), *sheet])
-
-    def _data(self) -> Section:
+    def data(self) -> Section:
+        """What the images look like, how many there are of each class, and what is made of them."""
         shown = self._pictures(
             samples="The first training images of each class",
             balance="How often each class occurs",
@@ -179,13 +163,10 @@ class RunReport(Record):
         ]
         sections = [
             Section(
-                "Per class",
-                parts=[Table(("class", "images", "precision", "recall", "F1"), figures)],
-            ),
-            Section(
-                "Confusion",
+                "Classes",
                 parts=[
                     *self._pictures(confusion="Test images by true and predicted class"),
+                    Table(("class", "images", "precision", "recall", "F1"), figures),
                     _most_confused(self.metrics),
                 ],
             ),
@@ -238,6 +219,56 @@ class RunReport(Record):
         return [Picture(text, found[name]) for name, text in texts.items() if name in found]
 
 
+def refusal_page(
+    settings: RunSettings,
+    dataset: str,
+    report: ValidationReport,
+    sheet: bytes | None,
+    stages: dict[str, StageRecord],
+    run_name: str,
+    finished: datetime,
+) -> str:
+    """The report of a run that ended at its dataset, as one page."""
+    facts = [
+        ("run", run_name),
+        ("finished", f"{finished:%Y-%m-%d %H:%M:%S} UTC"),
+        ("libraries", _libraries()),
+    ]
+    sections = [
+        validation_section(report, sheet, title=""),
+        _stages(stages),
+        Section("Run", parts=[Table(("", ""), facts)]),
+        Section("Settings", parts=[_settings_table(settings, settings.plan)]),
+    ]
+    return html_page(f"Validation of {dataset}: failed", sections)
+
+
+def _libraries() -> str:
+    versions = [f"{name} {version(name)}" for name in LIBRARIES]
+    return ", ".join([f"Python {platform.python_version()}", *versions])
+
+
+def _settings_table(settings: RunSettings, plan: TrainingPlan) -> Table:
+    told = settings.model_dump(mode="json", exclude={"cache_dir", "model_dir"})
+    told["severity"] = ", ".join(
+        f"{check}={severity}" for check, severity in told["severity"].items()
+    )
+    used = told | plan.model_dump(mode="json") | {"model": plan.model_name}
+    return Table(
+        ("setting", "value"),
+        [
+            (name.replace("_", " "), value)
+            for name, value in used.items()
+            if value not in (None, "")
+        ],
+    )
+
+
+def _stages(stages: dict[str, StageRecord]) -> Section:
+    rows = [(name, s.state, f"{s.seconds:.2f}", s.why) for name, s in stages.items()]
+    return Section("Stages", parts=[Table(("stage", "state", "seconds", "why"), rows)])
+
+
 def _training(plan: TrainingPlan) -> str:
     facts = [f"{plan.epochs} epochs", f"batch {plan.batch_size}", f"seed {plan.seed}"]
     if isinstance(plan.model, OwnModel):  # may have come compiled
@@ -252,15 +283,38 @@ def _training(plan: TrainingPlan) -> str:
     return ", ".join(facts)
 
 
-def validation_table(report: ValidationReport) -> Table:
-    """A row a check."""
-    return Table(
-        ("tier", "check", "array", "outcome", "severity", "rule", "found", "rows"),
-        [
-            (c.tier, c.name, c.subject, c.outcome, c.severity, c.rule, c.received, _rows(c))
-            for c in report.checks
-        ],
-    )
+def validation_summary(report: ValidationReport) -> str:
+    """For instance `3 errors, 0 warnings; 28 of 40 checks made`."""
+    errors, warnings = len(report.failed("error")), len(report.failed("warning"))
+    made = sum(check.outcome != "skipped" for check in report.checks)
+    return f"{errors} errors, {warnings} warnings; {made} of {len(report.checks)} checks made"
+
+
+def validation_section(
+    report: ValidationReport, sheet: bytes | None, title: str = "Validation"
+) -> Section:
+    """What failed, the images that broke a rule, and every check with what became of it."""
+    failed: dict[tuple[str, ...], list[str]] = {}  # the arrays by what is said of them
+    checks: dict[tuple[str, ...], list[str]] = {}
+    for c in report.checks:
+        outcome = f"skipped: {c.received}" if c.outcome == "skipped" else c.outcome
+        checks.setdefault((c.tier, c.name, c.rule, c.severity, outcome), []).append(c.subject)
+        if c.outcome == "failed":
+            what = (c.severity, c.name, f"{c.rule}; found: {c.received}", _rows(c))
+            failed.setdefault(what, []).append(c.subject)
+    parts: list[Picture | Table] = []
+    if failed:
+        header = ("severity", "failed check", "rule", "rows", "array")
+        parts.append(Table(header, _with_arrays(failed)))
+    if sheet:
+        parts.append(Picture("Images that break a rule, some for each check", sheet))
+    every = ("tier", "check", "rule", "severity", "outcome", "arrays")
+    parts.append(Table(every, _with_arrays(checks)))
+    return Section(title, f"{validation_summary(report)}.", parts)
+
+
+def _with_arrays(arrays: dict[tuple[str, ...], list[str]]) -> list[tuple[str, ...]]:
+    return [(*said, ", ".join(subjects)) for said, subjects in arrays.items()]
 
 
 def _rows(check: CheckResult) -> str:

@@ -33,7 +33,8 @@ def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> Validatio
         sheet = offender_sheet(report.checks, arrays)
     try:
         require_passed(report, raw.name)
-    except ValidationFailedError:
+    except ValidationFailedError as error:
+        error.report, error.sheet = report, sheet
         publish_validation(report, raw.name, sheet)
         raise
     warnings = report.failed("warning")

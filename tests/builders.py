@@ -55,6 +55,27 @@ def stripes() -> Arrays:
     return tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
 
 
+def plant_defects(mnist: Arrays) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Spoil MNIST; by check and array, the rows in which that has to be found.
+
+    Three constant images, unlike each other; five copies of one seven; two copies under another
+    label; four training images in the test split.
+    """
+    x, y = mnist["x_train"], mnist["y_train"]
+    x[[100, 5_000, 59_999]] = np.array([0, 7, 255], np.uint8)[:, None, None]
+    seven, *copies = np.flatnonzero(y == 7)[[0, 10, 20, 30, 40, 50]].tolist()
+    x[copies] = x[seven]
+    three, eight, one, four, two = (int(np.flatnonzero(y == n)[9]) for n in (3, 8, 1, 4, 2))
+    x[eight], x[two] = x[three], x[four]
+    mnist["x_test"][[5, 50, 500, 5_000]] = x[[60, 600, 6_000, one]]
+    return {
+        ("constant-images", "x_train"): (100, 5_000, 59_999),
+        ("duplicates", "x_train"): tuple(sorted([*copies, max(three, eight), max(four, two)])),
+        ("contradictions", "y_train"): tuple(sorted([three, eight, four, two])),
+        ("leakage", "x_test"): (5, 50, 500, 5_000),
+    }
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """An array of unsigned bytes as an IDX file."""
     header = struct.pack(f">4B{array.ndim}I", 0, 0, 0x08, array.ndim, *array.shape)

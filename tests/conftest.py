@@ -11,6 +11,7 @@ import pytest
 from builders import Arrays, Run, place_idx, run_flow, settings_in, stripes
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from programs import prepare_home
 
 from tasks.orchestration.server import OwnServer, without_heartbeats
 from tasks.settings import RunSettings
@@ -52,6 +53,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             yield
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect home whose database is at its newest revision and empty: to be copied."""
+    home = tmp_path_factory.mktemp("prepared")
+    prepare_home(home)
+    return home
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ def test_failed_runs_leave_no_result_and_no_partial_file(
     stored = files_below(tmp_path / "cache")
     assert not [name for name in stored if name.endswith(".partial")]
     assert len([name for name in stored if name.startswith("results")]) == 1  # load's
-    assert not (tmp_path / "models").exists()
+    (left,) = files_below(tmp_path / "models")  # no model
+    assert re.fullmatch(r"reports/\S+\.html", left)
 
 
 def test_validation_failure_lists_every_failed_check(

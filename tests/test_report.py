@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from builders import store_dataset, tiny_arrays
 
+from tasks import offenders
 from tasks.pictures import LIMIT_BYTES
 from tasks.records import (
     BlobRef,
@@ -23,7 +24,7 @@ from tasks.records import (
     ValidationReport,
 )
 from tasks.rendering import Picture, Section, Table, html_page, markdown, trend
-from tasks.report import RunReport
+from tasks.report import RunReport, validation_section
 from tasks.scores import score
 from tasks.settings import RunSettings
 from tasks.store import Store
@@ -118,8 +119,8 @@ def test_page_loads_nothing(report: RunReport) -> None:
 
 
 def test_page_has_every_section(report: RunReport) -> None:
-    expected = ["Run", "Settings and arrays", "Stages", "Validation", "Data", "Training"]
-    expected += ["Per class", "Confusion", "Calibration", "Mistakes"]
+    expected = ["Classes", "Calibration", "Mistakes", "Training", "Data", "Validation"]
+    expected += ["Stages", "Run", "Settings and arrays"]
 
     assert expected == Page(report.html()).of("h2")
 
@@ -129,14 +130,16 @@ def test_page_shows_doubtful_labels_where_they_were_looked_for(report: RunReport
 
     page = Page(report.model_copy(update={"suspects": suspects}).html())
 
-    assert page.of("h2")[-1] == "Doubtful labels"
+    assert "Doubtful labels" in page.of("h2")
     assert {"4711", "0.0625"} <= set(page.of("td"))
 
 
 def test_page_shows_the_sheet_of_the_validation(report: RunReport) -> None:
     with_sheet = report.model_copy(update={"pictures": {**report.pictures, "sheet": b"sheet"}})
 
-    assert "Images that the checks name" in Page(with_sheet.html()).of("figcaption")
+    assert "Images that break a rule, some for each check" in Page(with_sheet.html()).of(
+        "figcaption"
+    )
 
 
 def test_page_gives_the_accuracy_with_its_interval(report: RunReport) -> None:
@@ -165,7 +168,8 @@ def test_texts_are_escaped(report: RunReport) -> None:
     page = Page(report.html())
 
     assert "script" not in {tag for tag, _ in page.elements}
-    assert 2 == page.of("td").count(HOSTILE)
+    assert HOSTILE in page.of("td")
+    assert f"no image is blank; found: {HOSTILE}" in page.of("td")
 
 
 @pytest.mark.parametrize("kind", ["title", "text", "cell", "picture"])
@@ -226,13 +230,58 @@ def test_trend_rises_with_the_accuracy() -> None:
 
 
 def test_trend_of_equal_accuracies_is_level() -> None:
-    assert {60.0} == {y for _, y in points([0.9751] * 4)}
+    assert {65.0} == {y for _, y in points([0.9751] * 4)}  # halfway between 18 and 112
 
 
-def test_trend_labels_the_latest_accuracy() -> None:
-    (label,) = svg([0.5, 0.9751]).iter("{http://www.w3.org/2000/svg}text")
+def test_trend_labels_its_range_and_the_latest_accuracy() -> None:
+    texts = [text.text for text in svg([0.5, 0.9, 0.75]).iter("{http://www.w3.org/2000/svg}text")]
 
-    assert "0.9751" == label.text
+    assert ["0.5000", "0.9000", "0.7500", "earlier runs", "this run"] == texts
+
+
+def test_picture_in_markdown_has_its_caption_below() -> None:
+    text = markdown("t", [Section("s", parts=[Picture("a trend", b"png")])])
+
+    assert text.endswith("(data:image/png;base64,cG5n)\n\n*a trend*\n")
+
+
+def test_table_without_a_header_is_a_list_in_markdown() -> None:
+    text = markdown("t", [Section("s", parts=[Table(("", ""), [("run", 1), ("seed", 2)])])])
+
+    assert text.endswith("- **run**: 1\n- **seed**: 2\n")
+
+
+def test_validation_says_what_failed_before_everything_else(report: RunReport) -> None:
+    failed, checks = validation_section(report.validation, None).parts
+
+    assert isinstance(failed, Table)
+    assert isinstance(checks, Table)
+    what = f"no image is blank; found: {HOSTILE}"
+    assert [("warning", "blank", what, "3, 5 and 5 more", "x_train")] == failed.rows
+    assert [("rows", "blank", "no image is blank", "warning", "failed", "x_train")] == checks.rows
+
+
+def test_arrays_with_the_same_outcome_share_a_row(report: RunReport) -> None:
+    (check,) = report.validation.checks
+    passed = {"outcome": "passed", "received": "", "rows": (), "failing": 0}
+    both = [
+        check.model_copy(update={"subject": subject, **passed}) for subject in ("x_train", "x_test")
+    ]
+
+    (checks,) = validation_section(ValidationReport(checks=tuple(both)), None).parts
+
+    assert isinstance(checks, Table)
+    assert ["x_train, x_test"] == [row[-1] for row in checks.rows]
+
+
+def test_skipped_check_says_why(report: RunReport) -> None:
+    (check,) = report.validation.checks
+    skipped = check.model_copy(update={"outcome": "skipped", "received": "switched off"})
+
+    (checks,) = validation_section(ValidationReport(checks=(skipped,)), None).parts
+
+    assert isinstance(checks, Table)
+    assert "skipped: switched off" in checks.rows[0]
 
 
 def test_full_pictures_fit_into_an_artifact(report: RunReport) -> None:
@@ -250,3 +299,13 @@ def test_full_pictures_fit_into_an_artifact(report: RunReport) -> None:
 
     assert 5 == full.evaluation_markdown().count("](data:image/png")
     assert len(full.evaluation_markdown()) < 300_000
+
+
+def test_full_sheet_fits_into_an_artifact_beside_the_data(report: RunReport) -> None:
+    full = report.model_copy(update={"pictures": dict.fromkeys(PICTURES, bytes(LIMIT_BYTES))})
+    sheet = bytes(offenders.LIMIT_BYTES)
+
+    sections = [validation_section(report.validation, sheet), full.data()]
+
+    assert 4 == markdown("t", sections).count("](data:image/png")
+    assert len(markdown("t", sections)) < 300_000

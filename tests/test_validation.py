@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import Arrays, place_idx, run_flow, store_dataset, tiny_arrays
+from builders import Arrays, place_idx, plant_defects, run_flow, store_dataset, tiny_arrays
 from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ParameterTypeError
 
 from flows.mnist_flow import mnist_flow
+from tasks import offenders
 from tasks.checks import EARLIER_FAILED, NO_PROFILE, PLAN, SHOWN_ROWS, SWITCHED_OFF, unread
 from tasks.errors import DatasetError, ProfileError, ShapeError, ValidationFailedError
 from tasks.ingredients import Ingredients, content_of, what_changed
 from tasks.load import count_classes
 from tasks.measure import measure
-from tasks.offenders import offender_sheet
+from tasks.offenders import LIMIT_BYTES, offender_sheet
 from tasks.orchestration import artifacts
 from tasks.profiles import FOLDER, validation_rules
 from tasks.quality import effect_size, examine, profile_of, stability_index
@@ -534,7 +535,7 @@ def test_sheet_is_drawn_only_of_rows_that_failed() -> None:
     assert offender_sheet(checks, tiny_arrays()) is None
 
 
-def test_sheet_shows_at_most_24_images() -> None:
+def test_sheet_shows_at_most_25_images() -> None:
     def height(rows: int) -> int:
         sheet = offender_sheet(
             [broken("x_train", range(rows)), broken("y_test", range(rows))], tiny_arrays(60, 60)
@@ -542,17 +543,28 @@ def test_sheet_shows_at_most_24_images() -> None:
         assert sheet is not None
         return Image.open(BytesIO(sheet)).height
 
-    assert height(3) < height(6) < height(12) == height(60)
+    assert height(3) < height(6) < height(15) == height(60)
 
 
 def test_sheet_of_noise_fits_an_artifact() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (24, 300, 300), np.uint8)
-    arrays = {"x_train": noise, "y_train": np.arange(24, dtype=np.uint8)}
+    noise = np.random.default_rng(0).integers(0, 256, (25, 300, 300), np.uint8)
+    arrays = {"x_train": noise, "y_train": np.arange(25, dtype=np.uint8)}
 
-    sheet = offender_sheet([broken("x_train", range(24))], arrays)
+    sheet = offender_sheet([broken("x_train", range(25))], arrays)
 
     assert sheet is not None
-    assert len(sheet) < 200_000
+    assert len(sheet) <= LIMIT_BYTES
+
+
+def test_sheet_shows_images_of_one_check_together() -> None:
+    """Each check gets its turn, so that none is left out."""
+    checks = [broken("x_train", range(30)), broken("y_test", range(2))]
+
+    shown = list(offenders._offenders(checks))
+
+    assert 25 == len(shown)
+    assert [("duplicates", "test", 0), ("duplicates", "test", 1)] == shown[-2:]
+    assert [("duplicates", "train", row) for row in range(23)] == shown[:-2]
 
 
 # --- the stage and the run -------------------------------------------------------------------
@@ -589,9 +601,9 @@ def validation_artifact(dataset: str) -> str:
 
 
 def cells(markdown: str, check: str, subject: str) -> set[str]:
-    """The row of one check in an artifact's table."""
-    (line,) = [line for line in markdown.splitlines() if f"| {check} | {subject} |" in line]
-    return {cell.strip(" *") for cell in line.split("|")}
+    """What an artifact's tables say of one check."""
+    lines = [line for line in markdown.splitlines() if f"| {check} |" in line and subject in line]
+    return {cell.strip() for line in lines for cell in line.split("|")}
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -606,10 +618,22 @@ def test_failed_validation_leaves_its_report_with_a_picture(
         run_flow(settings.model_copy(update=chosen))
 
     left = validation_artifact("duplicated")
-    assert {"failed", "error", "2 of 60 images", "21, 24"} < cells(left, "duplicates", "x_train")
-    assert {"skipped", EARLIER_FAILED} < cells(left, "leakage", "x_test")
+    found = "no image occurs again in its split; found: 2 of 60 images"
+    assert {"failed", "error", found, "21, 24"} < cells(left, "duplicates", "x_train")
+    assert f"skipped: {EARLIER_FAILED}" in cells(left, "leakage", "x_test")
+    assert left.startswith("# Validation of duplicated: failed\n")
     assert "](data:image/png;base64," in left
     assert len(left) < 300_000
+    page = report_in(settings)
+    assert "<h1>Validation of duplicated: failed</h1>" in page
+    for text in (
+        f"{found}</td>",
+        "<td>21, 24</td>",
+        "<td>duplicates=error</td>",
+        "<td>validate</td>",
+    ):
+        assert text in page
+    assert 1 == page.count('<img src="data:image/png;base64,')
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -625,9 +649,15 @@ def test_unreadable_dataset_leaves_a_report_that_says_so(
     left = validation_artifact("uneven")
     found = cells(left, "integrity", "y_train")
     assert "failed" in found
-    assert [cell for cell in found if cell.startswith("Image and label counts must match.")]
-    assert "skipped" in cells(left, "dtype", "x_train")
+    assert [cell for cell in found if "found: Image and label counts must match." in cell]
+    assert f"skipped: {EARLIER_FAILED}" in cells(left, "dtype", "x_train")
     assert "| passed |" not in left
+
+
+def report_in(settings: RunSettings) -> str:
+    """The one HTML file that runs with these settings have left."""
+    (path,) = (settings.model_root / "reports").iterdir()
+    return path.read_text()
 
 
 def test_report_keeps_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -640,7 +670,7 @@ def test_report_keeps_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
     artifacts.publish_validation(unread(DatasetError("a | b\nc"), NO_RULES), "tiny", None)
 
-    assert 4 == written[0].count("| a \\| b c |")
+    assert "| checksum and header agree with the bytes; found: a \\| b c |" in written[0]
 
 
 @pytest.mark.usefixtures("outside_a_run")
@@ -673,25 +703,9 @@ class TestMnist:
     def test_planted_images_are_named_with_their_rows(
         self, examined: Examine, mnist: Arrays
     ) -> None:
-        x, y = mnist["x_train"], mnist["y_train"]
-        x[[100, 5_000, 59_999]] = np.array([0, 7, 255], np.uint8)[
-            :, None, None
-        ]  # unlike each other
-        sevens = np.flatnonzero(y == 7)
-        x[sevens[[10, 20, 30, 40, 50]]] = x[sevens[0]]
-        (three, eight, one), others = (np.flatnonzero(y == n)[9] for n in (3, 8, 1)), [2, 4]
-        four, two = (np.flatnonzero(y == n)[9] for n in others)
-        x[eight], x[two] = x[three], x[four]
-        mnist["x_test"][[5, 50, 500, 5_000]] = x[[60, 600, 6_000, one]]
+        planted = plant_defects(mnist)
 
-        assert {
-            ("constant-images", "x_train"): (100, 5_000, 59_999),
-            ("duplicates", "x_train"): tuple(
-                sorted([*sevens[[10, 20, 30, 40, 50]], max(three, eight), max(four, two)])
-            ),
-            ("contradictions", "y_train"): tuple(sorted([three, eight, four, two])),
-            ("leakage", "x_test"): (5, 50, 500, 5_000),
-        } == failed(examined(mnist, profile="mnist"))
+        assert planted == failed(examined(mnist, profile="mnist"))
 
     def test_label_of_ten_is_named_with_its_row(self, examined: Examine, mnist: Arrays) -> None:
         mnist["y_train"][4_711] = 10

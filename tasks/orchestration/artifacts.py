@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
@@ -12,8 +13,8 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext
 
 from tasks.records import ValidationReport
-from tasks.rendering import Picture, Section, markdown
-from tasks.report import RunReport, validation_table
+from tasks.rendering import Section, markdown
+from tasks.report import RunReport, validation_section, validation_summary
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def publish_evaluation(report: RunReport) -> None:
     create_markdown_artifact(
         report.evaluation_markdown(),
         key=f"{report.dataset.name}-evaluation",
-        description=f"Confusion, calibration and mistakes on {report.metrics.images:,} test images",
+        description=f"Accuracy {report.metrics.accuracy_fraction:.4f}, by class, with mistakes",
     )
 
 
@@ -48,20 +49,23 @@ def publish_per_class(report: RunReport) -> None:
     )
 
 
-def publish_validation(report: ValidationReport, dataset: str, sheet: bytes | None) -> None:
-    """`<dataset>-validation`: every check with its outcome, and the images that it names.
+def publish_validation(
+    report: ValidationReport, dataset: str, sheet: bytes | None, more: Sequence[Section] = ()
+) -> None:
+    """`<dataset>-validation`: every check with its outcome, the images that they name, and more.
 
     Outside a run, nothing is left.
     """
     if FlowRunContext.get() is None:
         return
-    shown = [Picture("Images that the checks name", sheet)] if sheet else []
-    failed = len(report.failed("error")), len(report.failed("warning"))
-    text = f"{len(report.checks)} checks: {failed[0]} errors, {failed[1]} warnings"
+    verdict = ": failed" if report.failed("error") else ""
     create_markdown_artifact(
-        markdown(f"{dataset}: {text}", [Section("", parts=[validation_table(report), *shown])]),
+        markdown(
+            f"Validation of {dataset}{verdict}",
+            [validation_section(report, sheet, title=""), *more],
+        ),
         key=f"{dataset}-validation",
-        description=text,
+        description=validation_summary(report),
     )
 
 
