@@ -1,6 +1,7 @@
 """The whole flow on a few dozen images, against a Prefect server of the test session."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path

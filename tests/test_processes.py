@@ -223,7 +223,7 @@ class TestJsonRun:
         assert [(stage, "Completed") for stage in sorted(STAGES)] == stages
         epochs = [message[:9] for (message,) in messages if message.startswith("epoch")]
         assert ["epoch 1/3", "epoch 2/3", "epoch 3/3"] == epochs
-        kinds = ("accuracy", "evaluation", "per-class", "validation")
+        kinds = ("accuracy", "evaluation", "per-class", "training", "validation")
         assert [(f"stripes-{kind}",) for kind in kinds] == artifacts
 
     def test_unchanged_rerun_computes_only_the_record_without_the_heavy_libraries(
