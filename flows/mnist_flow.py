@@ -20,6 +20,7 @@ from tasks.evaluate import evaluate
 from tasks.illustrate import illustrate
 from tasks.load import load
 from tasks.orchestration.artifacts import publish_validation
+from tasks.orchestration.hooks import explain
 from tasks.orchestration.results import stored_run
 from tasks.preprocess import preprocess
 from tasks.profiles import validation_rules
@@ -41,7 +42,13 @@ def run_name() -> str:
     )
 
 
-@flow(name="mnist", flow_run_name=run_name, persist_result=False)
+@flow(
+    name="mnist",
+    flow_run_name=run_name,
+    persist_result=False,
+    on_failure=[explain],
+    on_crashed=[explain],
+)
 def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     """Train and evaluate a classifier on an image dataset, and record how well it does.
 

@@ -11,6 +11,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext
 
+from tasks.orchestration.events import tell_dropped_accuracy, tell_failed_validation
 from tasks.records import ValidationReport
 from tasks.rendering import Picture, Section, markdown
 from tasks.report import RunReport, validation_table
@@ -23,6 +24,7 @@ ACCURACY = re.compile(r"Test accuracy ([01]\.\d+)")
 
 def publish_accuracy(report: RunReport) -> None:
     """`<dataset>-accuracy`: the figure with its settings, data and run, after earlier ones."""
+    tell_dropped_accuracy(report.dataset.name, report.metrics.accuracy_fraction, report.earlier)
     create_markdown_artifact(
         report.accuracy_markdown(),
         key=f"{report.dataset.name}-accuracy",
@@ -58,6 +60,8 @@ def publish_validation(report: ValidationReport, dataset: str, sheet: bytes | No
     shown = [Picture("Images that the checks name", sheet)] if sheet else []
     failed = len(report.failed("error")), len(report.failed("warning"))
     text = f"{len(report.checks)} checks: {failed[0]} errors, {failed[1]} warnings"
+    if failed[0]:
+        tell_failed_validation(dataset, text)
     create_markdown_artifact(
         markdown(f"{dataset}: {text}", [Section("", parts=[validation_table(report), *shown])]),
         key=f"{dataset}-validation",

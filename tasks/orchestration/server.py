@@ -27,7 +27,6 @@ from tasks.errors import ServerStartError, ServerUnavailableError
 
 START_TIMEOUT_SECONDS = 90.0  # the first run ever creates the database: 6 to 10 s, or more
 STOP_TIMEOUT_SECONDS = 10.0
-ANSWER_TIMEOUT_SECONDS = 20.0
 CHECK_TIMEOUT_SECONDS = 5.0
 READY = b"ready\n"
 # An address, or a profile other than the default one: Prefect knows profiles of its own.
@@ -130,9 +129,7 @@ def is_configured() -> bool:
     return bool(PREFECT_API_URL.value())
 
 
-def wait_for_configured_server(
-    on_waiting: Callable[[str], None], timeout_seconds: float = ANSWER_TIMEOUT_SECONDS
-) -> None:
+def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_seconds: float) -> None:
     """Return when the configured server answers.
 
     Args:

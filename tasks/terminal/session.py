@@ -118,7 +118,7 @@ class Session:
         settings = self.command.settings
         with ExitStack() as stack:
             if self.server is None:
-                wait_for_configured_server(on_waiting=display.waiting)
+                wait_for_configured_server(display.waiting, self.command.server_wait_seconds)
             else:
                 stack.callback(self.server.stop)
                 display.waiting("Prefect's server starts")
