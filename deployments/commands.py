@@ -22,10 +22,7 @@ SERVER = ("prefect", "server", "start")
 API_ONLY = (*SERVER, "--no-services")
 SERVICES = ("prefect", "server", "services", "start")
 DEPLOY = ("python", "-m", "deployments.deploy")
-WORKER = (
-    *("prefect", "worker", "start", "--pool", POOL, "--type", "process"),
-    *("--install-policy", "never", "--with-healthcheck"),
-)
+WORKER = ("python", "-m", "deployments.worker")
 
 NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
@@ -37,6 +34,9 @@ SERVER_SETTINGS = {
     "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * DAY_SECONDS),
+    # The newer of Prefect's two UIs tells a company's server about each visit, whatever is set.
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     # Kept in memory, which is the default, the turn that a run has taken would be taken for ever
     # once the server is started again, and no later run would begin.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (

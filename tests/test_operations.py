@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
@@ -15,6 +16,7 @@ import psutil
 import pytest
 import websockets
 from operating import RUN_SECONDS, Operated, operated
+from playwright.sync_api import Page, sync_playwright
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -32,6 +34,10 @@ pytestmark = pytest.mark.slow
 
 LONG = 400  # epochs on tiny images: several seconds
 OUTAGE_SECONDS = 30.0
+CHROMIUM_OPTIONS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +186,53 @@ def test_run_on_its_schedule_completes(with_worker: Operated) -> None:
             assert comes_true(lambda: any(map(completed_by_itself, stack.runs_of("smoke"))), 150)
         finally:
             client.delete_deployment_schedule(deployment.id, schedule.id)
+
+
+@pytest.fixture
+def page(stack: Operated) -> Iterator[Page]:
+    """A browser that has logged in, and has asked nobody but the server."""
+    home = stack.stack.api_url.removesuffix("/api")
+    asked: set[str] = set()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS
+        )
+        # Tall, since what is out of sight is not loaded.
+        page = browser.new_page(base_url=home, viewport={"width": 1600, "height": 2400})
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+        page.goto("/")
+        page.locator("input[type=password]").fill(stack.stack.server[AUTH])
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/dashboard**")
+        yield page
+        browser.close()
+    assert asked - {""} == {urlsplit(home).netloc}  # data: and blob: are of no host
+
+
+def test_ui_shows_the_deployment_with_its_schedule(stack: Operated, page: Page) -> None:
+    with stack.client() as client:
+        deployment = client.read_deployment_by_name("mnist/daily")
+    page.goto(f"/deployments/deployment/{deployment.id}")
+    for text in ("daily", "nightly", "Next Run"):
+        page.get_by_text(text, exact=True).first.wait_for()
+
+
+def test_ui_shows_the_form_of_the_parameters(stack: Operated, page: Page) -> None:
+    with stack.client() as client:
+        deployment = client.read_deployment_by_name("mnist/smoke")
+    page.goto(f"/deployments/deployment/{deployment.id}/run")
+    for text in ("Dataset", "Learning rate", "Minimum accuracy"):
+        page.get_by_text(text).first.wait_for()
+
+
+def test_ui_shows_the_run_with_its_artifacts(with_worker: Operated, page: Page) -> None:
+    run = with_worker.submit()
+    assert with_worker.becomes(run, "Completed"), with_worker.log("worker")
+    page.goto(f"/runs/flow-run/{run}")
+    page.get_by_text("Artifacts", exact=True).click()
+    for text in ("stripes-accuracy", "stripes-evaluation", "stripes-validation"):
+        page.get_by_text(text).first.wait_for()
 
 
 def completed_by_itself(run: FlowRun) -> bool:

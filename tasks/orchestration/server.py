@@ -42,6 +42,8 @@ SERVER_ENVIRONMENT = {
     "PREFECT_SERVER_UI_ENABLED": "0",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "0",
+    # Otherwise it imports every package that extends Prefect to see whether it has blocks.
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "0",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_LEVEL": "ERROR",
 }
@@ -156,6 +158,22 @@ def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_second
             )
         time.sleep(pause_seconds)
         pause_seconds = min(2 * pause_seconds, 4.0)
+
+
+def lost_server(error: Exception) -> ServerUnavailableError | None:
+    """What to say of an error that came up because the server went away; None for another."""
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    if not isinstance(error, httpx.TransportError):
+        return None
+    return ServerUnavailableError(
+        "The Prefect server must answer until the run has ended.",
+        received=f"{type(error).__name__}: {error}",
+        where=str(PREFECT_API_URL.value()),
+        advice="What the finished stages and epochs computed is kept: start the server again, "
+        "then the run, which goes on from there.",
+    )
 
 
 def _health_problem(url: str) -> str:
