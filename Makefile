@@ -7,20 +7,37 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps
-CHECKED := flows tasks tests
+CHECKED := flows tasks deployments tests
 
 # No telemetry from Prefect's commands; the pipeline itself sees to its own.
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := 0
 
 .DEFAULT_GOAL := help
+# The stack (see "Operating it" in the README); its secrets are made when it is first used.
+.PHONY: server deploy worker doctor compose-secrets
 .PHONY: help run test test-slow test-all test-pythons check format bench cases seeds recipes screenshots lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 run: $(VENV)/.base ## run the pipeline; options in ARGS, as in make run ARGS="--epochs 6"
 	@$(BIN)/python flows/mnist_flow.py $(ARGS)
+
+server: $(VENV)/.base ## start the Prefect server and its UI, with a password of its own
+	@exec $(BIN)/python -m deployments server
+
+deploy: $(VENV)/.base ## register work pools, deployments and automations; changes nothing twice
+	@$(BIN)/python -m deployments deploy
+
+worker: $(VENV)/.base ## start a worker that runs what is scheduled
+	@exec $(BIN)/python -m deployments worker
+
+doctor: $(VENV)/.base ## say what is set up and reachable, what is wrong, and what to do
+	@$(BIN)/python -m deployments doctor
+
+compose-secrets: $(VENV)/.base ## make the secrets that deployments/compose.yaml needs
+	@$(BIN)/python -m deployments compose-secrets
 
 test: $(VENV)/.dev ## the fast tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -65,6 +82,9 @@ lock: $(VENV)/.dev ## renew the two locks from pyproject.toml
 	$(BIN)/python -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet \
 		-c requirements.lock -o requirements-dev.lock
+	$(BIN)/python -m uv pip compile deployments/requirements.in --no-deps --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet \
+		-c requirements.lock -o deployments/requirements.lock
 
 clean: ## remove the virtual environment and every tool's cache
 	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
@@ -81,7 +101,7 @@ $(VENV)/.base: requirements.lock pyproject.toml
 	@$(BIN)/prefect server database upgrade -y >/dev/null
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.base requirements-dev.lock
+$(VENV)/.dev: $(VENV)/.base requirements-dev.lock deployments/requirements.lock
 	@echo "Adding what the tests and checks need."
-	@$(PIP) --require-hashes -r requirements-dev.lock
+	@$(PIP) --require-hashes -r requirements-dev.lock -r deployments/requirements.lock
 	@touch $@

@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 from tasks.evaluate import evaluate
 from tasks.illustrate import illustrate
 from tasks.load import load
+from tasks.orchestration.hooks import explain
 from tasks.orchestration.results import stored_run
 from tasks.preprocess import preprocess
 from tasks.profiles import validation_rules
@@ -38,7 +39,13 @@ def run_name() -> str:
     )
 
 
-@flow(name="mnist", flow_run_name=run_name, persist_result=False)
+@flow(
+    name="mnist",
+    flow_run_name=run_name,
+    persist_result=False,
+    on_failure=[explain],
+    on_crashed=[explain],
+)
 def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     """Train and evaluate a classifier on an image dataset, and record how well it does.
 

@@ -65,7 +65,9 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
 
 
 def test_defaults_are_those_of_the_settings() -> None:
-    assert parse([]) == CommandLine(LocalRunSettings(), log_level="WARNING", json=False)
+    assert parse([]) == CommandLine(
+        LocalRunSettings(), log_level="WARNING", json=False, server_wait_seconds=20.0
+    )
 
 
 @pytest.mark.parametrize(("arguments", "expected"), OPTIONS, ids=[" ".join(o) for o, _ in OPTIONS])

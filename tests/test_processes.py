@@ -27,7 +27,6 @@ import pytest
 from builders import STAGES
 from programs import (
     HANG_SECONDS,
-    NO_TELEMETRY,
     PATIENCE_SECONDS,
     PROGRAM,
     ROOT,
@@ -40,7 +39,6 @@ from programs import (
     folders_in,
     prefect_server_in,
     run,
-    run_prefect,
     run_program,
     write_dataset,
 )
@@ -474,33 +472,6 @@ def test_configured_server_is_used_and_shown(
     (run_id,) = re.findall(rf"{re.escape(runs_page)}([0-9a-f-]{{36}})", stderr)
     with client_of(lasting_server) as client:
         assert client.read_flow_run(UUID(run_id)).state_name == "Completed"
-
-
-def test_deployment_runs_from_its_file_through_a_worker(
-    environment: Environment, lasting_server: str, tmp_path: Path
-) -> None:
-    settings = {
-        "dataset": str(write_dataset(tmp_path / "stripes.npz")),
-        "epochs": 1,
-        "cache_dir": str(tmp_path / "cache"),
-        "model_dir": str(tmp_path / "models"),
-    }
-    operator = {**environment, **NO_TELEMETRY, "PREFECT_API_URL": lasting_server}
-    run_prefect("work-pool", "create", "mnist", "--type", "process", environment=operator)
-    run_prefect(
-        *("--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml"),
-        environment=operator,
-    )
-    created = run_prefect(
-        *("deployment", "run", "mnist/smoke", "--param", f"settings={json.dumps(settings)}"),
-        environment=operator,
-    )
-    run_prefect("worker", "start", "--pool", "mnist", "--run-once", environment=operator)
-    (run_id,) = re.findall(r"UUID: (\S+)", created)
-    with client_of(lasting_server) as client:
-        flow_run = client.read_flow_run(UUID(run_id))
-    assert flow_run.state_name == "Completed"
-    assert flow_run.name == "stripes-mlp-1-epochs-seed-0"
 
 
 class TestMnist:

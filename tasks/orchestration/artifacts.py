@@ -12,6 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext
 
+from tasks.orchestration.events import tell_dropped_accuracy, tell_failed_validation
 from tasks.records import ValidationReport
 from tasks.rendering import Section, markdown
 from tasks.report import RunReport, validation_section, validation_summary
@@ -24,6 +25,7 @@ ACCURACY = re.compile(r"Test accuracy ([01]\.\d+)")
 
 def publish_accuracy(report: RunReport) -> None:
     """`<dataset>-accuracy`: the figure with its settings, data and run, after earlier ones."""
+    tell_dropped_accuracy(report.dataset.name, report.metrics.accuracy_fraction, report.earlier)
     create_markdown_artifact(
         report.accuracy_markdown(),
         key=f"{report.dataset.name}-accuracy",
@@ -58,10 +60,12 @@ def publish_validation(
     """
     if FlowRunContext.get() is None:
         return
-    verdict = ": failed" if report.failed("error") else ""
+    failed = bool(report.failed("error"))
+    if failed:
+        tell_failed_validation(dataset, validation_summary(report))
     create_markdown_artifact(
         markdown(
-            f"Validation of {dataset}{verdict}",
+            f"Validation of {dataset}{': failed' if failed else ''}",
             [validation_section(report, sheet, title=""), *more],
         ),
         key=f"{dataset}-validation",

@@ -27,7 +27,6 @@ from tasks.errors import ServerStartError, ServerUnavailableError
 
 START_TIMEOUT_SECONDS = 90.0  # the first run ever creates the database: 6 to 10 s, or more
 STOP_TIMEOUT_SECONDS = 10.0
-ANSWER_TIMEOUT_SECONDS = 20.0
 CHECK_TIMEOUT_SECONDS = 5.0
 READY = b"ready\n"
 # An address, or a profile other than the default one: Prefect knows profiles of its own.
@@ -43,6 +42,8 @@ SERVER_ENVIRONMENT = {
     "PREFECT_SERVER_UI_ENABLED": "0",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "0",
+    # Otherwise it imports every package that extends Prefect to see whether it has blocks.
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "0",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_LEVEL": "ERROR",
 }
@@ -130,9 +131,7 @@ def is_configured() -> bool:
     return bool(PREFECT_API_URL.value())
 
 
-def wait_for_configured_server(
-    on_waiting: Callable[[str], None], timeout_seconds: float = ANSWER_TIMEOUT_SECONDS
-) -> None:
+def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_seconds: float) -> None:
     """Return when the configured server answers.
 
     Args:
@@ -159,6 +158,22 @@ def wait_for_configured_server(
             )
         time.sleep(pause_seconds)
         pause_seconds = min(2 * pause_seconds, 4.0)
+
+
+def lost_server(error: Exception) -> ServerUnavailableError | None:
+    """What to say of an error that came up because the server went away; None for another."""
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    if not isinstance(error, httpx.TransportError):
+        return None
+    return ServerUnavailableError(
+        "The Prefect server must answer until the run has ended.",
+        received=f"{type(error).__name__}: {error}",
+        where=str(PREFECT_API_URL.value()),
+        advice="What the finished stages and epochs computed is kept: start the server again, "
+        "then the run, which goes on from there.",
+    )
 
 
 def _health_problem(url: str) -> str:

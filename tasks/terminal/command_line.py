@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from tasks.settings import LocalRunSettings, RunSettings, Severities
 PREFIX = "MNIST_"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_LEVEL_VARIABLE = f"{PREFIX}LOG_LEVEL"
+SERVER_WAIT_VARIABLE = f"{PREFIX}SERVER_WAIT"
+SERVER_WAIT_SECONDS = 20.0
 
 EPILOG = """\
 Each option but --json can also be set by an environment variable: MNIST_EPOCHS=6 is
@@ -40,6 +43,7 @@ class CommandLine:
     settings: RunSettings
     log_level: str
     json: bool
+    server_wait_seconds: float
 
 
 def _pairs(severity: object) -> object:
@@ -110,6 +114,14 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         help="what is logged to the terminal besides the progress (default: WARNING)",
     )
     parser.add_argument(
+        "--server-wait",
+        metavar="float",
+        default=os.environ.get(SERVER_WAIT_VARIABLE) or SERVER_WAIT_SECONDS,
+        type=_seconds,
+        help="how many seconds to wait for a configured Prefect server that does not answer "
+        "(default: 20)",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="print one JSON object with the result to standard output",
@@ -126,7 +138,17 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     except ValidationError as error:
         parser.error("; ".join(_explain(detail) for detail in error.errors()))
     settings = LocalRunSettings.model_validate(read.model_dump())
-    return CommandLine(settings, known.log_level, known.json)
+    return CommandLine(settings, known.log_level, known.json, known.server_wait)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"seconds, 0 or more. Received: {text!r}")
+    return seconds
 
 
 def _explain(detail: object) -> str:
@@ -140,7 +162,7 @@ def _explain(detail: object) -> str:
 
 
 def _reject_unknown_variables(parser: _Parser) -> None:
-    names = (*RunSettings.model_fields, "log_level")
+    names = (*RunSettings.model_fields, "log_level", "server_wait")
     known = [PREFIX + name.upper() for name in names]
     for variable in os.environ:
         if variable.startswith(PREFIX) and variable not in known:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from tasks.orchestration.server import (
     OwnServer,
     is_configured,
+    lost_server,
     ui_url,
     wait_for_configured_server,
     without_heartbeats,
@@ -105,6 +106,8 @@ class Session:
         except Exception as error:  # noqa: BLE001 - one clear message, whatever it is
             if self.command.log_level == "DEBUG":
                 print_traceback()
+            if lost := lost_server(error):
+                return self._fail(str(lost), display)
             message = f"Unexpected {type(error).__name__}: {error}"
             hint = "Run again with --log-level DEBUG for the traceback."
             return self._fail(f"{message}\n{hint}", display)
@@ -118,7 +121,7 @@ class Session:
         settings = self.command.settings
         with ExitStack() as stack:
             if self.server is None:
-                wait_for_configured_server(on_waiting=display.waiting)
+                wait_for_configured_server(display.waiting, self.command.server_wait_seconds)
             else:
                 stack.callback(self.server.stop)
                 display.waiting("Prefect's server starts")

@@ -1,0 +1,1 @@
+"""What an operator runs: the Prefect stack, its deployments, automations and examination."""

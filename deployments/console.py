@@ -1,0 +1,22 @@
+"""What a run that a worker has started writes for whoever watches the worker's terminal."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.logging.handlers import PrefectConsoleHandler
+
+
+class LastingConsole(PrefectConsoleHandler):
+    """Prefect's handler, for a run that outlives its worker.
+
+    The run's output is a pipe to the worker. When the worker has died, rich ends the process
+    that writes to it: a training would die of a line in its log. Here it only falls silent.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, if anybody can read it."""
+        try:
+            super().emit(record)
+        except SystemExit:  # rich's answer to a broken pipe; it writes no more after that
+            return

@@ -1,0 +1,124 @@
+"""`python -m deployments.worker`: a process worker that hands its runs back when it is stopped.
+
+Prefect's own kills the runs it has started when it gets a SIGTERM, without a word to the server:
+they stay Running until their silence is noticed. This one takes no new run, ends those that it
+has (they report themselves Crashed, and keep their checkpoints), waits for them, and stops. An
+automation then starts each anew, on whichever worker is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import Any
+
+from anyio.abc import TaskStatus
+from prefect.client.schemas.objects import FlowRun
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
+
+from deployments.commands import POOL
+
+GRACE_SECONDS = 45.0  # less than the 60 that the compose file and a pod give
+
+
+class HandingBack(ProcessWorker):
+    """Prefect's process worker, which knows the processes of its runs."""
+
+    @classmethod
+    def __dispatch_key__(cls) -> str:
+        """Not to take Prefect's place in its list of workers by type."""
+        return "process-handing-back"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._stopping = False
+        self._runs = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._processes: set[int] = set()
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Take what is to be run now; nothing once the worker stops."""
+        return [] if self._stopping else await super().get_and_submit_flow_runs()
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: ProcessJobConfiguration,
+        task_status: TaskStatus[int] | None = None,
+    ) -> ProcessWorkerResult:
+        """Run a flow in a process of its own."""
+        noted = _Noted(self, task_status)
+        self._runs += 1
+        self._idle.clear()
+        try:
+            return await super().run(flow_run, configuration, noted)
+        finally:
+            self._runs -= 1
+            if not self._runs:
+                self._idle.set()
+            self._processes.discard(noted.process)
+
+    def note(self, process: int) -> None:
+        """A run's process has started; it leads a group of its own."""
+        self._processes.add(process)
+        if self._stopping:
+            _terminate(process)
+
+    async def hand_back(self) -> None:
+        """End all runs and wait for what they still report."""
+        self._stopping = True
+        for process in self._processes:
+            _terminate(process)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), GRACE_SECONDS)
+
+
+class _Noted(TaskStatus[int]):
+    """Passes on that a process has started, and tells the worker."""
+
+    def __init__(self, worker: HandingBack, told: TaskStatus[int] | None) -> None:
+        self.process = 0
+        self._worker = worker
+        self._told = told
+
+    def started(self, value: int | None = None) -> None:
+        """A process has started."""
+        assert value is not None
+        self.process = value
+        self._worker.note(value)
+        if self._told is not None:
+            self._told.started(value)
+
+
+def _terminate(process: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGTERM)
+
+
+async def main() -> int:
+    """Work until a signal comes; returns the exit status."""
+    worker = HandingBack(work_pool_name=POOL, name=f"{socket.gethostname()}-{os.getpid()}")
+    working = asyncio.create_task(worker.start(with_healthcheck=True))
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if stopped.is_set():
+        print("The worker takes no more runs and hands back those that it has.", flush=True)
+        await worker.hand_back()
+        working.cancel()
+    else:
+        stopping.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,340 @@
+"""The deployed pipeline on a stack of real processes: what an operator relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+import websockets
+from operating import RUN_SECONDS, Operated, operated
+from playwright.sync_api import Page, sync_playwright
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.schedules import IntervalSchedule
+from test_processes import comes_true, environment_in, folders_in, run_program, write_dataset
+
+from deployments.credentials import AUTH, ENCRYPTION_KEY
+
+pytestmark = pytest.mark.slow
+
+LONG = 400  # epochs on tiny images: several seconds
+OUTAGE_SECONDS = 30.0
+CHROMIUM_OPTIONS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    with operated(tmp_path_factory.mktemp("operated")) as stack:
+        yield stack
+
+
+@pytest.fixture
+def with_worker(stack: Operated) -> Operated:
+    """The stack, its worker started again if the test before has ended it."""
+    if "worker" not in stack.processes:
+        stack.start_worker()
+    return stack
+
+
+def uninterrupted_weights(stack: Operated, seed: int) -> str:
+    """The SHA-256 of the weights of a run that nothing happens to, from the terminal."""
+    folder = stack.folder / f"uninterrupted-{seed}"
+    options = ["--dataset", stack.settings()["dataset"], "--epochs", str(LONG)]
+    done = run_program(
+        [*options, "--seed", str(seed), *folders_in(folder), "--json"],
+        environment_in(folder / "prefect"),
+    )
+    return str(json.loads(done.stdout)["weights_sha256"])
+
+
+def replaced_once(stack: Operated, dead: Any) -> bool:
+    """Whether a dead run gets one fresh one, which completes while the dead one stays dead."""
+    assert stack.becomes(dead, "Crashed"), stack.state(dead)
+    assert comes_true(lambda: len(stack.replacements(dead)) == 1, RUN_SECONDS)
+    (fresh,) = stack.replacements(dead)
+    assert stack.becomes(fresh.id, "Completed"), stack.log("worker")
+    assert stack.state(dead) == "Crashed"
+    assert f"recovered-by:{fresh.id}" in stack.read(dead).tags
+    return len(stack.replacements(dead)) == 1
+
+
+def server_state(stack: Operated) -> dict[str, Any]:
+    """What deploying makes on the server, without when it was last deployed."""
+
+    def plain(objects: list[Any]) -> list[dict[str, Any]]:
+        dumped = [o.model_dump(mode="json") for o in objects]
+        for fields in dumped:
+            for changing in ("updated", "last_polled", "status"):
+                fields.pop(changing, None)
+            for schedule in fields.get("schedules", []):
+                schedule.pop("updated")
+        return sorted(dumped, key=lambda fields: str(fields["id"]))
+
+    with stack.client() as client:
+        return {
+            "deployments": plain(client.read_deployments()),
+            "pools": plain(client.read_work_pools()),
+            "automations": plain(client.read_automations()),
+        }
+
+
+def test_deploying_again_changes_nothing(stack: Operated) -> None:
+    before = server_state(stack)
+    assert len(before["deployments"]) == 5
+    assert len(before["automations"]) == 7
+    stack.run("deploy")
+    assert server_state(stack) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/version"),
+        ("POST", "/flow_runs/filter"),
+        ("POST", "/deployments/filter"),
+        ("GET", "/csrf-token?client=me"),
+        ("GET", "/admin/settings"),
+    ],
+)
+@pytest.mark.parametrize("login", [None, ("operator", "guessed")], ids=["none", "wrong"])
+def test_request_without_the_password_is_refused(
+    stack: Operated, method: str, path: str, login: tuple[str, str] | None
+) -> None:
+    response = httpx.request(method, f"{stack.stack.api_url}{path}", auth=login)
+    assert response.status_code in {401, 403}
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/"])
+def test_health_and_the_page_of_the_ui_need_no_password(stack: Operated, path: str) -> None:
+    page = stack.stack.api_url.removesuffix("/api") + path
+    assert httpx.get(page, follow_redirects=True).is_success
+
+
+@pytest.mark.parametrize("channel", ["/events/in", "/events/out", "/logs/out"])
+def test_websocket_without_the_password_is_closed(stack: Operated, channel: str) -> None:
+    url = stack.stack.api_url.replace("http", "ws", 1) + channel
+
+    async def close_code() -> int:
+        async with websockets.connect(url, subprotocols=[websockets.Subprotocol("prefect")]) as ws:
+            await ws.send(json.dumps({"type": "auth", "token": "guessed"}))
+            await ws.wait_closed()
+            return int(ws.close_code or 0)
+
+    assert asyncio.run(close_code()) == 1008  # a policy was violated
+
+
+def test_request_with_the_password_and_without_a_csrf_token_is_refused(stack: Operated) -> None:
+    user, _, password = stack.stack.server[AUTH].partition(":")
+    response = httpx.post(f"{stack.stack.api_url}/flow_runs/filter", auth=(user, password), json={})
+    assert response.status_code == 403
+    assert "CSRF" in response.text
+
+
+def test_another_site_may_not_use_the_api_from_a_browser(stack: Operated) -> None:
+    asked = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    response = httpx.options(f"{stack.stack.api_url}/flow_runs/filter", headers=asked)
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_no_secret_is_on_a_command_line_or_in_a_log(stack: Operated) -> None:
+    login = stack.stack.server[AUTH].partition(":")[2]
+    hidden = [login, stack.stack.server[ENCRYPTION_KEY], urlsplit(stack.database).password or "-"]
+    said = "".join(stack.log(name) for name in stack.processes)
+    started = "".join(
+        " ".join(psutil.Process(process.pid).cmdline()) for process in stack.processes.values()
+    )
+    assert [] == [secret for secret in hidden if secret in said + started]
+
+
+def test_run_on_demand_completes(with_worker: Operated) -> None:
+    run = with_worker.submit()
+    assert with_worker.becomes(run, "Completed"), with_worker.log("worker")
+
+
+def test_run_on_its_schedule_completes(with_worker: Operated) -> None:
+    stack = with_worker
+    with stack.client() as client:
+        deployment = client.read_deployment_by_name("mnist/smoke")
+        often = IntervalSchedule(interval=timedelta(seconds=15))
+        (schedule,) = client.create_deployment_schedules(
+            deployment.id,
+            [
+                DeploymentScheduleCreate(
+                    schedule=often, active=True, parameters={"settings": stack.settings()}
+                )
+            ],
+        )
+        try:
+            assert comes_true(lambda: any(map(completed_by_itself, stack.runs_of("smoke"))), 150)
+        finally:
+            client.delete_deployment_schedule(deployment.id, schedule.id)
+
+
+@pytest.fixture
+def page(stack: Operated) -> Iterator[Page]:
+    """A browser that has logged in, and has asked nobody but the server."""
+    home = stack.stack.api_url.removesuffix("/api")
+    asked: set[str] = set()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS
+        )
+        # Tall, since what is out of sight is not loaded.
+        page = browser.new_page(base_url=home, viewport={"width": 1600, "height": 2400})
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+        page.goto("/")
+        page.locator("input[type=password]").fill(stack.stack.server[AUTH])
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/dashboard**")
+        yield page
+        browser.close()
+    assert asked - {""} == {urlsplit(home).netloc}  # data: and blob: are of no host
+
+
+def test_ui_shows_the_deployment_with_its_schedule(stack: Operated, page: Page) -> None:
+    with stack.client() as client:
+        deployment = client.read_deployment_by_name("mnist/daily")
+    page.goto(f"/deployments/deployment/{deployment.id}")
+    for text in ("daily", "nightly", "Next Run"):
+        page.get_by_text(text, exact=True).first.wait_for()
+
+
+def test_ui_shows_the_form_of_the_parameters(stack: Operated, page: Page) -> None:
+    with stack.client() as client:
+        deployment = client.read_deployment_by_name("mnist/smoke")
+    page.goto(f"/deployments/deployment/{deployment.id}/run")
+    for text in ("Dataset", "Learning rate", "Minimum accuracy"):
+        page.get_by_text(text).first.wait_for()
+
+
+def test_ui_shows_the_run_with_its_artifacts(with_worker: Operated, page: Page) -> None:
+    run = with_worker.submit()
+    assert with_worker.becomes(run, "Completed"), with_worker.log("worker")
+    page.goto(f"/runs/flow-run/{run}")
+    page.get_by_text("Artifacts", exact=True).click()
+    for text in ("stripes-accuracy", "stripes-evaluation", "stripes-validation"):
+        page.get_by_text(text).first.wait_for()
+
+
+def completed_by_itself(run: FlowRun) -> bool:
+    """Whether a run was started by its schedule and has completed."""
+    return run.auto_scheduled and run.state_name == "Completed"
+
+
+def test_run_on_bad_data_says_why_and_is_not_tried_again(with_worker: Operated) -> None:
+    stack = with_worker
+    scaled = write_dataset(stack.folder / "scaled.npz", scaled=True)
+    run = stack.submit(dataset=str(scaled))
+    assert stack.becomes(run, "Failed"), stack.state(run)
+    with stack.client() as client:
+        of_the_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        artifacts = {a.key: a for a in client.read_artifacts(flow_run_filter=of_the_run)}
+    assert "2 of 20 checks failed for scaled" in str(artifacts["mnist-failure"].data)
+    assert "Traceback" not in str(artifacts["mnist-failure"].data)
+    assert stack.read(run).run_count == 1
+    assert stack.replacements(run) == []
+    assert comes_true(lambda: "mnist: validation has failed" in stack.triggered(), 60)
+
+
+def test_killed_flow_process_is_replaced_once_and_ends_with_the_same_model(
+    with_worker: Operated,
+) -> None:
+    stack = with_worker
+    dead = stack.submit(epochs=LONG, seed=1)
+    stack.in_training(dead).kill()
+    assert replaced_once(stack, dead)
+    assert uninterrupted_weights(stack, seed=1) in stack.weights()
+
+
+def test_killed_worker_leaves_its_run_to_complete_and_nobody_starts_it_twice(
+    with_worker: Operated,
+) -> None:
+    stack = with_worker
+    run = stack.submit(epochs=LONG, seed=2)
+    process = stack.in_training(run)
+    stack.stop("worker", signal.SIGKILL)
+    assert process.is_running()
+    stack.start_worker()
+    assert stack.becomes(run, "Completed"), stack.log("worker")
+    assert stack.replacements(run) == []
+    assert stack.read(run).run_count == 1
+    assert uninterrupted_weights(stack, seed=2) in stack.weights()
+
+
+def test_run_whose_worker_died_too_is_noticed_by_its_silence_and_replaced_once(
+    with_worker: Operated,
+) -> None:
+    stack = with_worker
+    dead = stack.submit(epochs=LONG, seed=3)
+    process = stack.in_training(dead)
+    stack.stop("worker", signal.SIGKILL)
+    process.kill()
+    stack.start_worker()
+    assert stack.state(dead) == "Running"
+    assert replaced_once(stack, dead)
+    message = stack.read(dead).state.message
+    assert message is not None
+    assert message.startswith("It gave no sign of life for 90 s")
+    assert uninterrupted_weights(stack, seed=3) in stack.weights()
+
+
+def test_terminated_worker_hands_its_run_back_and_the_next_one_takes_it(
+    with_worker: Operated,
+) -> None:
+    stack = with_worker
+    dead = stack.submit(epochs=LONG, seed=4)
+    process = stack.in_training(dead)
+    stack.stop("worker", signal.SIGTERM)
+    assert not process.is_running()
+    assert stack.state(dead) == "Crashed"
+    stack.start_worker()
+    assert replaced_once(stack, dead)
+    assert uninterrupted_weights(stack, seed=4) in stack.weights()
+
+
+def test_run_completes_over_an_outage_of_the_server(with_worker: Operated) -> None:
+    stack = with_worker
+    run = stack.submit(epochs=LONG, seed=5)
+    stack.in_training(run)
+    stack.stop("server")
+    comes_true(stack.answers, OUTAGE_SECONDS)  # it does not
+    stack.start_server()
+    assert stack.becomes(run, "Completed"), stack.log("worker")
+    assert stack.replacements(run) == []
+    later = stack.submit()  # the turn has been given back, though the server knew nothing of it
+    assert stack.becomes(later, "Completed"), stack.log("worker")
+
+
+def test_doctor_finds_nothing_wrong_and_gives_no_secret_away(with_worker: Operated) -> None:
+    said = with_worker.run("doctor")
+    assert "Nothing is wrong." in said
+    assert "PostgreSQL at 127.0.0.1" in said
+    assert "daily: cron 0 3 * * * (Europe/Berlin), in the pool mnist" in said
+    assert with_worker.stack.server[AUTH].partition(":")[2] not in said
+    assert (urlsplit(with_worker.database).password or "-") not in said
+
+
+def test_nothing_is_left_running(stack: Operated) -> None:
+    """The last test of the stack."""
+    with stack.client() as client:
+        running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+        assert client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)) == []
