@@ -10,6 +10,7 @@ Nothing here imports Prefect while the program starts.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import select
@@ -93,7 +94,10 @@ class OwnServer:
 
             # What either still held, it would try to send to a server that is gone, and with
             # its retries it would keep this process from ending for a minute or two.
-            for worker in (APILogWorker, EventsWorker):
+            workers = (APILogWorker, EventsWorker)
+            for worker in workers:  # that items remain is why this waits, and no warning
+                logging.getLogger(worker.__name__).setLevel(logging.ERROR)
+            for worker in workers:
                 worker.drain_all(timeout=STOP_TIMEOUT_SECONDS)
         assert self._process.stdin is not None
         self._process.stdin.close()
