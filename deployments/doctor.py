@@ -12,31 +12,36 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterEndTime,
     FlowRunFilterState,
     FlowRunFilterStateName,
+    FlowRunFilterStateType,
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import WorkerStatus, WorkPool
+from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations, deploy
+from deployments.automations import RECOVERY
 from deployments.commands import POOL
 from deployments.credentials import CHOICES, DATABASE, Stack, profiles_file, server_file
+from deployments.recovery import BACK_LINK, TAG
 from tasks.settings import RunSettings
 
 Verdict = Literal["ok", "note", "WRONG"]
 UNAUTHORIZED = (401, 403)
+LOOKED_BACK = timedelta(days=7)
 FEW_BYTES = 2 * 10**9  # a run on MNIST keeps 0.3 GB; beyond that, room for other datasets
 
 
@@ -76,6 +81,7 @@ def findings(stack: Stack) -> Iterator[Finding]:
         yield from registered(client)
         yield from watched(client)
         yield from late(client)
+        yield from dead(client.read_flow_runs(flow_run_filter=_crashed(since=LOOKED_BACK)))
         yield messages(client)
 
 
@@ -207,6 +213,25 @@ def late(client: SyncPrefectClient) -> Iterator[Finding]:
         yield Finding("ok", "late runs", "none")
 
 
+def dead(crashed: list[FlowRun]) -> Iterator[Finding]:
+    """Runs that died and that nothing was done about."""
+    troubled = [run for run in crashed if run.deployment_id is not None]
+    replaced = [run for run in troubled if _tagged(run, BACK_LINK)]
+    twice = [run for run in troubled if _tagged(run, TAG)]
+    left = [run for run in troubled if run not in (*replaced, *twice)]
+    for run in left:
+        text = (
+            f"{run.name} has died and was not started anew. If it is not about to be, run "
+            f"`prefect deployment run {RECOVERY} --param flow_run_id={run.id}`."
+        )
+        yield Finding("WRONG", "dead runs", text)
+    for run in twice:
+        text = f"{run.name} ({run.id}) died like the run that it was to replace: see its log"
+        yield Finding("note", "dead runs", text)
+    if not left and not twice:
+        yield Finding("ok", "dead runs", f"{len(replaced)} in the last week, each started anew")
+
+
 def messages(client: SyncPrefectClient) -> Finding:
     """Whether anybody is told when something goes wrong."""
     if automations.notification_block(client) is None:
@@ -226,6 +251,17 @@ def _deployment(deployment: DeploymentResponse) -> Finding:
     if deployment.paused:
         return Finding("note", "deployment", f"{deployment.name}: paused, in the pool {pool}")
     return Finding("ok", "deployment", f"{deployment.name}: {when}, in the pool {pool}")
+
+
+def _crashed(since: timedelta) -> FlowRunFilter:
+    return FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+        end_time=FlowRunFilterEndTime(after_=datetime.now(UTC) - since),
+    )
+
+
+def _tagged(run: FlowRun, prefix: str) -> bool:
+    return any(tag.startswith(prefix) for tag in run.tags)
 
 
 def _when(schedule: object) -> str:

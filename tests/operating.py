@@ -105,6 +105,7 @@ class Operated:
     folder: Path
     database: str
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    caches: int = 0
 
     @cached_property
     def environment(self) -> dict[str, str]:
@@ -150,9 +151,19 @@ class Operated:
         """What a process has said."""
         return (self.folder / f"{name}.log").read_text()
 
-    def run(self, target: str, *, status: int = 0) -> str:
-        """Run `make deploy` or `make doctor` to its end; returns what it says."""
-        done = subprocess.run(
+    def deploy(self) -> None:
+        """What `make deploy` does."""
+        done = self._run("deploy")
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+    def doctor(self) -> str:
+        """What `make doctor` says; its status has to be that."""
+        done = self._run("doctor")
+        assert (done.returncode == 0) == ("Nothing is wrong." in done.stdout), done.stderr
+        return done.stdout
+
+    def _run(self, target: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "deployments", target],
             cwd=ROOT,
             env=self.environment,
@@ -162,8 +173,6 @@ class Operated:
             timeout=HANG_SECONDS,
             check=False,
         )
-        assert status == done.returncode, f"{done.stdout}\n{done.stderr}"
-        return done.stdout
 
     def answers(self) -> bool:
         """Whether the server answers."""
@@ -199,15 +208,20 @@ class Operated:
         with temporary_settings(login), get_client(sync_client=True) as client:
             yield client
 
+    @property
+    def cache(self) -> Path:
+        """The cache folder of the runs that are asked for now."""
+        return self.folder / f"cache-{self.caches}"
+
     def settings(self, **others: Any) -> dict[str, Any]:
-        """The settings of a run on tiny images, in folders that all runs share."""
+        """The settings of a run on tiny images."""
         dataset = self.folder / "stripes.npz"
         if not dataset.exists():
             write_dataset(dataset)
         return {
             "dataset": str(dataset),
             "epochs": 1,
-            "cache_dir": str(self.folder / "cache"),
+            "cache_dir": str(self.cache),
             "model_dir": str(self.folder / "models"),
             **others,
         }
@@ -254,21 +268,22 @@ class Operated:
             )
 
     def checkpoints(self) -> int:
-        """How many checkpoints lie in the shared cache."""
-        return len(list((self.folder / "cache" / "checkpoints").rglob("0*")))
+        """How many checkpoints lie in the cache."""
+        return len([path for path in (self.cache / "checkpoints").rglob("0*") if path.is_file()])
 
     def in_training(self, run: UUID) -> psutil.Process:
         """The process of a run that has trained an epoch; it is waited for."""
-        before = self.checkpoints()
         assert self.becomes(run, "Running"), self.log("worker")
-        assert comes_true(lambda: self.checkpoints() > before, RUN_SECONDS), self.log("worker")
+        assert comes_true(lambda: self.checkpoints() > 0, RUN_SECONDS), self.log("worker")
         pid = self.read(run).infrastructure_pid
         assert pid is not None
         return psutil.Process(int(pid))
 
     def weights(self) -> set[str]:
-        """The SHA-256 of the weights of every model in the shared cache."""
-        return weights_in(self.folder / "cache")
+        """The SHA-256 of the weights of every model in the cache."""
+        entries = Entries(Store(root=self.cache))
+        results = [entries.read(key).result for key in entries]
+        return {result.weights_sha256 for result in results if isinstance(result, ModelRef)}
 
     def end(self) -> None:
         """End every process, whatever a test has left."""
@@ -282,13 +297,6 @@ class Operated:
                 process.wait()
 
 
-def weights_in(cache: Path) -> set[str]:
-    """The SHA-256 of the weights of every model in a cache."""
-    entries = Entries(Store(root=cache))
-    results = [entries.read(key).result for key in entries]
-    return {result.weights_sha256 for result in results if isinstance(result, ModelRef)}
-
-
 @contextmanager
 def operated(folder: Path) -> Iterator[Operated]:
     """PostgreSQL, the server on it, everything deployed, a worker."""
@@ -296,7 +304,7 @@ def operated(folder: Path) -> Iterator[Operated]:
         stack = Operated(folder, database)
         try:
             stack.start_server()
-            stack.run("deploy")
+            stack.deploy()
             stack.start_worker()
             yield stack
         finally:

@@ -216,6 +216,18 @@ class TestDoctor:
         assert verdicts(doctor.automated(wanted, off)) == ["note", "ok"]
 
     @pytest.mark.parametrize(
+        ("tags", "verdict"),
+        [([], "WRONG"), (["recovered-by:1"], "ok"), (["recovers:1"], "note")],
+    )
+    def test_dead_run_that_nothing_was_done_about_is_wrong(
+        self, tags: list[str], verdict: str
+    ) -> None:
+        assert verdicts(doctor.dead([run_in(Crashed(), tags=tags)])) == [verdict]
+
+    def test_dead_run_from_a_terminal_is_its_users_business(self) -> None:
+        assert verdicts(doctor.dead([run_in(Crashed(), deployment_id=None)])) == ["ok"]
+
+    @pytest.mark.parametrize(
         ("name", "kind", "online", "verdict"),
         [
             ("mnist", "process", [], "WRONG"),
