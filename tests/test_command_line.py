@@ -277,7 +277,7 @@ def test_unlike_variable_is_refused_with_those_that_are_known(
     message = refused([], capsys)
 
     assert "is not a setting (known are MNIST_DATASET, MNIST_MODEL, " in message
-    assert "MNIST_LOG_LEVEL)" in message
+    assert "MNIST_LOG_LEVEL, MNIST_SERVER_WAIT)" in message
 
 
 def test_wrong_log_level_of_the_environment_is_refused(

@@ -20,6 +20,11 @@ from tasks.settings import RunSettings
 Told = list[dict[str, Any]]
 
 
+def scaled_stripes() -> Arrays:
+    """The images of the flow's tests, with pixels 0 and 1 only."""
+    return {k: v // 255 if k.startswith("x") else v for k, v in stripes().items()}
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """The events that were sent; nothing is sent."""
@@ -28,7 +33,13 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     return sent
 
 
-@pytest.mark.usefixtures("prefect_server")
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs count as runs of a deployment."""
+    monkeypatch.setattr(events, "_deployed", lambda: True)
+
+
+@pytest.mark.usefixtures("prefect_server", "deployed")
 class TestInARun:
     """With the flow around it."""
 
@@ -37,8 +48,7 @@ class TestInARun:
         assert told == []
 
     def test_bad_data_is_told(self, settings: RunSettings, tmp_path: Path, told: Told) -> None:
-        scaled: Arrays = {k: v // 255 if k.startswith("x") else v for k, v in stripes().items()}
-        place_idx(tmp_path / "stripes", scaled, zipped=True)
+        place_idx(tmp_path / "stripes", scaled_stripes(), zipped=True)
         with pytest.raises(ValidationFailedError):
             run_flow(settings)
         (event,) = told
@@ -77,6 +87,16 @@ def test_drop_is_more_than_a_percentage_point_below_the_best(
     monkeypatch.setattr(events, "_tell", lambda *event: sent.append(event))
     events.tell_dropped_accuracy("mnist", accuracy, earlier)
     assert len(sent) == int(dropped)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_run_from_a_terminal_tells_nobody(
+    settings: RunSettings, tmp_path: Path, told: Told
+) -> None:
+    place_idx(tmp_path / "stripes", scaled_stripes(), zipped=True)
+    with pytest.raises(ValidationFailedError):
+        run_flow(settings)
+    assert told == []
 
 
 def test_outside_a_run_nobody_is_told(told: Told) -> None:

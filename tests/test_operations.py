@@ -299,7 +299,7 @@ def test_operators_block_is_told_of_failures(
     page = f"{stack.stack.api_url.removesuffix('/api')}/runs/flow-run/{run}"
     failed, invalid = sorted(messages)
     assert re.fullmatch(rf"A run has failed: scaled-mlp-1-.* 2 of 20 .* {page}", failed, re.DOTALL)
-    expected = rf"Validation has failed for scaled: 20 checks: 2 errors, 0 warnings {page}"
+    expected = rf"Validation has failed for scaled: 40 checks: 2 errors, 0 warnings {page}"
     assert re.fullmatch(expected, invalid)
 
 

@@ -1,4 +1,4 @@
-"""What a run tells Prefect besides its states, for automations to act on."""
+"""What a deployed run tells Prefect besides its states, for automations to act on."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def tell_dropped_accuracy(dataset: str, accuracy: float, earlier: tuple[float, .
 
 
 def _tell(event: str, dataset: str, payload: dict[str, object]) -> None:
-    if FlowRunContext.get() is not None:  # outside a run, there is nobody to tell
+    if _deployed():  # otherwise, who started the run sees it at the terminal
         resource = {"prefect.resource.id": f"mnist.dataset.{dataset}"}
         emit_event(event=event, resource=resource, payload=payload)
+
+
+def _deployed() -> bool:
+    run = FlowRunContext.get()
+    return run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
