@@ -47,8 +47,8 @@ test-slow: $(VENV)/.dev ## the tests with real servers, kills and the full datas
 
 test-all: test test-slow ## all tests
 
-test-pythons: $(VENV)/.dev ## the fast tests on the other supported Pythons; ARGS=3.13 for one
-	$(BIN)/python tests/every_python.py $(ARGS)
+test-pythons: $(VENV)/.dev ## the fast tests on the other supported Pythons; PYTHONS=3.13 for one
+	$(BIN)/python tests/every_python.py $(PYTHONS)
 
 check: $(VENV)/.dev ## format, lint, types, direction of imports, consistency of what is installed
 	$(BIN)/ruff format --check $(CHECKED)
