@@ -60,9 +60,16 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def window(
-    browser: Browser, width: int = 1280, height: int = 900, scheme: Scheme = "light"
+    browser: Browser,
+    width: int = 1280,
+    height: int = 900,
+    scheme: Scheme = "light",
+    home: str | None = None,
 ) -> Iterator[tuple[Page, list[str]]]:
-    """A new window that reaches nothing but this machine; also yields what it asks for."""
+    """A new window that reaches nothing but this machine; also yields what it asks for.
+
+    Addresses without a host are below `home`.
+    """
     asked: list[str] = []
 
     def answer(route: Route) -> None:
@@ -74,7 +81,10 @@ def window(
             route.abort()
 
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-GB"
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,
+        locale="en-GB",
+        base_url=home,
     )
     try:
         page = context.new_page()

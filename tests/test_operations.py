@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
@@ -18,8 +17,9 @@ import httpx
 import psutil
 import pytest
 import websockets
+from browser import chromium, window
 from operating import RUN_SECONDS, Operated, operated
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
@@ -38,10 +38,6 @@ pytestmark = pytest.mark.slow
 
 LONG = 400  # epochs on tiny images: several seconds
 OUTAGE_SECONDS = 30.0
-CHROMIUM_OPTIONS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -218,22 +214,15 @@ def test_run_on_its_schedule_completes(with_worker: Operated) -> None:
 def page(stack: Operated) -> Iterator[Page]:
     """A browser that has logged in, and has asked nobody but the server."""
     home = stack.stack.api_url.removesuffix("/api")
-    asked: set[str] = set()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS
-        )
-        # Tall, since what is out of sight is not loaded.
-        page = browser.new_page(base_url=home, viewport={"width": 1600, "height": 2400})
-        page.set_default_timeout(60_000)
-        page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+    # Tall, since what is out of sight is not loaded.
+    with chromium() as browser, window(browser, 1600, 2400, home=home) as (page, asked):
         page.goto("/")
         page.locator("input[type=password]").fill(stack.stack.server[AUTH])
         page.keyboard.press("Enter")
         page.wait_for_url("**/dashboard**")
         yield page
-        browser.close()
-    assert asked - {""} == {urlsplit(home).netloc}  # data: and blob: are of no host
+    hosts = {urlsplit(url).netloc for url in asked}
+    assert hosts - {""} == {urlsplit(home).netloc}  # data: and blob: are of no host
 
 
 def test_ui_shows_the_deployment_with_its_schedule(stack: Operated, page: Page) -> None:
@@ -299,8 +288,8 @@ def test_operators_block_is_told_of_failures(
     page = f"{stack.stack.api_url.removesuffix('/api')}/runs/flow-run/{run}"
     failed, invalid = sorted(messages)
     assert re.fullmatch(rf"A run has failed: scaled-mlp-1-.* 2 of 20 .* {page}", failed, re.DOTALL)
-    expected = rf"Validation has failed for scaled: 40 checks: 2 errors, 0 warnings {page}"
-    assert re.fullmatch(expected, invalid)
+    found = "2 errors, 0 warnings; 20 of 40 checks made"
+    assert f"Validation has failed for scaled: {found} {page}" == invalid
 
 
 def test_killed_flow_process_is_replaced_once_and_ends_with_the_same_model(
