@@ -165,7 +165,7 @@ def wanted(client: SyncPrefectClient, heartbeat_seconds: int) -> list[Automation
 
 def register(client: SyncPrefectClient, heartbeat_seconds: int) -> list[str]:
     """Bring Prefect's automations to what they should be; returns what was changed."""
-    changes = [_register(client, core) for core in wanted(client, heartbeat_seconds)]
+    changes = [register_one(client, core) for core in wanted(client, heartbeat_seconds)]
     return [change for change in changes if change]
 
 
@@ -182,7 +182,8 @@ def same(one: AutomationCore, other: AutomationCore) -> bool:
     return bool(_content(one) == _content(other))
 
 
-def _register(client: SyncPrefectClient, wanted: AutomationCore) -> str:
+def register_one(client: SyncPrefectClient, wanted: AutomationCore) -> str:
+    """Bring one automation to what it should be; says what was changed, if anything was."""
     same_name = client.read_automations_by_name(wanted.name)
     kept: Automation | None = same_name[0] if same_name else None
     for duplicate in same_name[1:]:
@@ -192,7 +193,11 @@ def _register(client: SyncPrefectClient, wanted: AutomationCore) -> str:
         return f"made “{wanted.name}”"
     if same(kept, wanted):
         return ""
-    client.update_automation(kept.id, wanted.model_copy(update={"enabled": kept.enabled}))
+    # Prefect's client sends only what was set: without its type, a CancelFlowRun() that is changed
+    # would come to the server as a DoNothing().
+    spelled_out = wanted.model_dump(mode="json", exclude={"owner_resource"})
+    spelled_out["enabled"] = kept.enabled
+    client.update_automation(kept.id, AutomationCore.model_validate(spelled_out))
     return f"changed “{wanted.name}”"
 
 

@@ -125,8 +125,9 @@ def newest_artifact(url: str, key: str) -> UUID:
     return artifact.id
 
 
-def picture_widths(page: Page) -> list[int]:
-    """The natural widths of the pictures of a report, in pixels; 0 of what is not a picture."""
+def picture_widths(page: Page, count: int) -> list[int]:
+    """The natural widths of a report's so many pictures, in pixels; 0 of what is not a picture."""
+    expect(page.locator("img[src^='data:image/']")).to_have_count(count)
     page.wait_for_function("[...document.images].every(image => image.complete)")
     widths: list[int] = page.eval_on_selector_all(
         "img[src^='data:image/']", "images => images.map(image => image.naturalWidth)"

@@ -11,12 +11,13 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
 from prefect.states import Completed, Crashed, Running, State
 
 from deployments import deploy, doctor
-from deployments.automations import automations, same
+from deployments.automations import automations, register_one, same
 from deployments.commands import ROOT
 from deployments.credentials import open_stack
 from deployments.deploy import POOLS, deployment_names, prefect_file
@@ -114,6 +115,18 @@ class TestAutomations:
         }
         silent = {"mnist: a run gives no sign of life", "mnist: a run does not start"}
         assert told == set(by_name()) - silent  # these two make a run Crashed, which is told
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_changed_automation_keeps_the_actions_that_it_had() -> None:
+    """Those that say nothing but their type, too: a block is made, and they are told to it."""
+    name = "mnist: a run takes too long"
+    with get_client(sync_client=True) as client:
+        said = [register_one(client, by_name(block)[name]) for block in (None, BLOCK, BLOCK)]
+        (found,) = client.read_automations_by_name(name)
+
+    assert [f"made “{name}”", f"changed “{name}”", ""] == said
+    assert ["cancel-flow-run", "send-notification"] == [action.type for action in found.actions]
 
 
 def run_in(state: State, **fields: Any) -> FlowRun:

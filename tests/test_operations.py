@@ -363,7 +363,9 @@ def test_run_completes_over_an_outage_of_the_server(with_worker: Operated) -> No
 
 def test_doctor_finds_nothing_wrong_and_gives_no_secret_away(with_worker: Operated) -> None:
     # After the outage, the worker's signs of life come again little by little.
-    assert comes_true(lambda: "Nothing is wrong." in with_worker.doctor(), RUN_SECONDS)
+    assert comes_true(lambda: "Nothing is wrong." in with_worker.doctor(), RUN_SECONDS), (
+        with_worker.doctor()
+    )
     said = with_worker.doctor()
     assert "PostgreSQL at 127.0.0.1" in said
     assert "daily: cron 0 3 * * * (Europe/Berlin), in the pool mnist" in said
