@@ -19,6 +19,7 @@ from jaxtyping import Float32, Int, UInt8
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts and folders
 
 from matplotlib.axes import Axes  # noqa: E402 - after the line above
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.colors import LinearSegmentedColormap, LogNorm  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.image import AxesImage  # noqa: E402
@@ -256,10 +257,13 @@ def _plain(axes: Axes, *also_hidden: str) -> None:
 
 def _png(figure: Figure) -> bytes:
     """As many dots an inch, and colours, as the limit leaves room for."""
+    canvas = FigureCanvasAgg(figure)
     for dpi, colours in QUALITIES:
-        drawn, content = BytesIO(), BytesIO()
-        figure.savefig(drawn, format="png", dpi=dpi, facecolor="white")
-        few = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        figure.set_dpi(dpi)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        drawn = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+        few = Image.fromarray(drawn).quantize(colours, dither=Image.Dither.NONE)
+        content = BytesIO()
         few.save(content, "png", optimize=True)
         if content.tell() <= LIMIT_BYTES:
             break
