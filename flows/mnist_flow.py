@@ -55,7 +55,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         plan = settings.plan
         name = dataset_name(settings.dataset)
         rules = validation_rules(settings, name)
-        with refusal_reported(settings, name, rules):
+        with refusal_reported(settings, name, rules, store):
             source = find_dataset(settings.dataset, downloads=store.root / "downloads")
             raw = load(source, store)
             checked = validate(raw, rules, store)
@@ -63,7 +63,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         model = train(ready, plan, store)
         metrics = evaluate(model, plan.model, ready, store)
         suspects = suspect(ready, settings.screening, store) if settings.label_suspects else None
-        pictures = illustrate(raw, ready, model, metrics, suspects, store)
+        pictures = illustrate(raw, checked, ready, model, metrics, suspects, store)
         return publish(settings, plan, raw, checked, model, metrics, suspects, pictures, store)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks.records import ValidationReport
+    from tasks.records import DatasetRef, ValidationReport
 
 
 class PipelineError(Exception):
@@ -105,11 +105,11 @@ class LabelTypeError(DatasetError):
 class ValidationFailedError(PipelineError):
     """The data breaks its contract; the message lists every failed check.
 
-    `report` has every check, and `sheet` shows images that broke a rule, if a dataset was checked.
+    `report` has every check of `dataset`, if one was checked.
     """
 
     report: ValidationReport | None = None
-    sheet: bytes | None = None
+    dataset: DatasetRef | None = None
 
 
 class ProfileError(PipelineError):

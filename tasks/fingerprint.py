@@ -143,10 +143,12 @@ def _read(path: Path, root: Path, module: str, stamp: tuple[int, int, int]) -> S
             ):
                 _drop_docstring(node)
             flat.append(type(node).__name__)
+            fields = node.__dict__
             for field in node._fields:
-                value = getattr(node, field, None)
+                value = fields.get(field)
                 # Without empty ones: each version of Python adds some, and keys would differ.
-                if value is not None and (value or not isinstance(value, list)):
+                # Whether a name is read or written, its place in the tree says.
+                if value is not None and value != [] and field != "ctx":
                     flat.append(field)
                     waiting.append(value)
         elif isinstance(node, list):

@@ -8,7 +8,17 @@ import numpy as np
 
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
-from tasks.records import DatasetRef, Metrics, Mistake, ModelRef, Pictures, Suspect, Suspects
+from tasks.records import (
+    ARRAY_NAMES,
+    DatasetRef,
+    Metrics,
+    Mistake,
+    ModelRef,
+    Pictures,
+    Suspect,
+    Suspects,
+    ValidationReport,
+)
 from tasks.store import Store
 
 SAMPLES_PER_CLASS = 12
@@ -18,6 +28,7 @@ GALLERY = 20  # images: four rows of five
 @stage(cache_policy=CODE_AND_INPUTS)
 def illustrate(
     raw: DatasetRef,
+    checked: ValidationReport,
     ready: DatasetRef,
     model: ModelRef,
     metrics: Metrics,
@@ -30,9 +41,11 @@ def illustrate(
     (pixel,) float32 of `ready`.
     """
     from tasks import pictures
+    from tasks.offenders import offender_sheet
 
-    x_train, y_train = store.open_array(raw.x_train), store.open_array(raw.y_train)
-    x_test, y_test = store.open_array(raw.x_test), store.open_array(raw.y_test)
+    arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
+    x_train, y_train, x_test, y_test = arrays.values()
+    mistakes = metrics.mistakes[:GALLERY]
     classes = range(raw.classes)
     rows = [np.flatnonzero(y_train == label)[:SAMPLES_PER_CLASS] for label in classes]
     drawn = {
@@ -47,19 +60,22 @@ def illustrate(
         "confusion": pictures.confusion(np.array(metrics.confusion)),
         "reliability": pictures.reliability(metrics.reliability, metrics.calibration_error),
         "mistakes": pictures.gallery(
-            _images(x_test, metrics.mistakes),
-            [f"{m.label} → {m.predicted}\n{m.confidence:.1%}" for m in metrics.mistakes],
+            _images(x_test, mistakes),
+            [f"{m.label} → {m.predicted}\n{m.confidence:.1%}" for m in mistakes],
             if_none=f"No mistakes on {metrics.images:,} test images.",
         ),
     }
     if suspects is not None:
+        doubtful = suspects.found[:GALLERY]
         drawn["suspects"] = pictures.gallery(
-            _images(x_train, suspects.found),
-            [f"{s.label}, rather {s.suggested}\nno. {s.row}" for s in suspects.found],
+            _images(x_train, doubtful),
+            [f"{s.label}, rather {s.suggested}\nno. {s.row}" for s in doubtful],
             if_none=f"No doubtful label among {suspects.images:,} training images.",
         )
+    if sheet := offender_sheet(checked.checks, arrays):
+        drawn["sheet"] = sheet
     return Pictures(**{name: store.put_bytes(png, ".png") for name, png in drawn.items()})
 
 
 def _images(images: np.ndarray, chosen: Sequence[Mistake | Suspect]) -> list[np.ndarray]:
-    return [np.asarray(images[each.row]) for each in chosen[:GALLERY]]
+    return [np.asarray(images[each.row]) for each in chosen]

@@ -24,6 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.image import AxesImage  # noqa: E402
 from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -33,6 +34,7 @@ LIMIT_BYTES = 40_000  # six of them and their text fit into an artifact of 300 K
 # Dots an inch and colours: the first that keep to the limit.
 QUALITIES = ((160, 64), (132, 64), (100, 32), (76, 32), (58, 16), (48, 4))
 WIDTH = 6.0  # inches
+POINTS, CHARACTER_WIDTH = 72, 0.62  # an inch, and about of a font's size
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
 BLUE, VERMILION = "#0072b2", "#d55e00"
@@ -42,6 +44,8 @@ CONFUSED = LinearSegmentedColormap.from_list(
 MOST_ROWS, LEAST_COLUMNS = 20, 10  # of a sheet: a row is a class
 MOST_NUMBERED = 20  # classes whose counts are written into the confusion matrix
 THUMBNAIL_PIXELS = 40  # larger images are thinned out for a gallery
+COLUMNS = 5  # of a gallery
+CELL_HEIGHT, MARGIN = 1.34, 0.04  # of a gallery's cells, in their width
 
 Picture = UInt8[np.ndarray, "row column"]
 
@@ -206,24 +210,38 @@ def reliability(bins: Sequence[ConfidenceBin], calibration_error: float) -> byte
     return _png(figure)
 
 
-def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str) -> bytes:
+def gallery(
+    images: Sequence[Picture],
+    captions: Sequence[str],
+    if_none: str = "",
+    limit_bytes: int = LIMIT_BYTES,
+) -> bytes:
     """Images with a caption of one or two lines each. `if_none` stands for none."""
     if not images:
         figure = _figure(1.0)
         figure.text(0.5, 0.5, if_none, ha="center", va="center", color=MUTED, fontsize=11)
         return _png(figure)
-    columns = 5
-    rows = math.ceil(len(images) / columns)
-    figure = _figure(1.5 * rows)
-    panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for axes in panels:
-        axes.set_axis_off()
-    for axes, image, caption in zip(
-        panels, images, captions, strict=False
-    ):  # the last row may not be full
-        axes.imshow(_thumbnail(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(caption, fontsize=9, color=INK, pad=3)
-    return _png(figure)
+    rows = math.ceil(len(images) / COLUMNS)
+    cell = WIDTH / COLUMNS
+    longest = max(len(line) for caption in captions for line in caption.splitlines())
+    font_size = min(9.0, cell * POINTS / (CHARACTER_WIDTH * longest))
+    figure = Figure((WIDTH, cell * CELL_HEIGHT * rows))
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all: each would cost more than its image
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(number, COLUMNS)
+        height, width = (1 - 2 * MARGIN) * np.array(image.shape) / max(image.shape)
+        left, bottom = column + (1 - width) / 2, CELL_HEIGHT * (rows - row - 1) + MARGIN
+        area = (left, left + width, bottom, bottom + height)
+        axes.imshow(
+            _thumbnail(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=area
+        )
+        frame = Rectangle((left, bottom), width, height, fill=False, color=FAINT, linewidth=0.5)
+        axes.add_patch(frame)
+        place = (column + 0.5, bottom + height + MARGIN)
+        axes.text(*place, caption, ha="center", fontsize=font_size, color=INK)
+    axes.set(xlim=(0, COLUMNS), ylim=(0, CELL_HEIGHT * rows))
+    axes.set_axis_off()
+    return _png(figure, limit_bytes)
 
 
 def _figure(height: float) -> Figure:
@@ -255,7 +273,7 @@ def _plain(axes: Axes, *also_hidden: str) -> None:
         label.set(fontsize=9.5, color=MUTED)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, limit_bytes: int = LIMIT_BYTES) -> bytes:
     """As many dots an inch, and colours, as the limit leaves room for."""
     canvas = FigureCanvasAgg(figure)
     for dpi, colours in QUALITIES:
@@ -265,6 +283,6 @@ def _png(figure: Figure) -> bytes:
         few = Image.fromarray(drawn).quantize(colours, dither=Image.Dither.NONE)
         content = BytesIO()
         few.save(content, "png", optimize=True)
-        if content.tell() <= LIMIT_BYTES:
+        if content.tell() <= limit_bytes:
             break
     return content.getvalue()

@@ -24,6 +24,7 @@ from tasks.orchestration.artifacts import (
 )
 from tasks.orchestration.stage import stage
 from tasks.records import (
+    ARRAY_NAMES,
     DatasetRef,
     Metrics,
     ModelRef,
@@ -59,7 +60,6 @@ def publish(
         AccuracyTooLowError: the accuracy is below the settings' minimum; the record is
             left all the same.
     """
-    drawn = pictures.stored_files() | checked.stored_files()
     report = RunReport(
         settings=settings,
         plan=plan,
@@ -68,7 +68,9 @@ def publish(
         model=model,
         metrics=metrics,
         suspects=suspects,
-        pictures={name: store.require(ref).read_bytes() for name, ref in drawn.items()},
+        pictures={
+            name: store.require(ref).read_bytes() for name, ref in pictures.stored_files().items()
+        },
         earlier=earlier_accuracies(raw.name),
         stages=dict(current_ledger().stages),
         run_name=flow_run.name or "no-run",
@@ -99,20 +101,32 @@ def publish(
 
 
 @contextmanager
-def refusal_reported(settings: RunSettings, dataset: str, rules: ValidationRules) -> Iterator[None]:
-    """Leave a report of a dataset that cannot be read, in Prefect, or does not pass, on disk."""
+def refusal_reported(
+    settings: RunSettings, dataset: str, rules: ValidationRules, store: Store
+) -> Iterator[None]:
+    """Leave a report of a dataset that cannot be read, in Prefect, or fails, also on disk."""
     try:
         yield
     except DatasetError as error:
         publish_validation(unread(error, rules), dataset, sheet=None)
         raise
-    except ValidationFailedError as error:  # in Prefect, the stage has left it
-        if error.report is not None:
-            finished = datetime.now(UTC)
-            stages, run = current_ledger().stages, flow_run.name or ""
-            page = refusal_page(settings, dataset, error.report, error.sheet, stages, run, finished)
-            get_run_logger().info("report: %s", _write_report(settings, page, finished))
+    except ValidationFailedError as error:
+        if error.report is not None and error.dataset is not None:
+            _report_refusal(settings, error.dataset, error.report, store)
         raise
+
+
+def _report_refusal(
+    settings: RunSettings, raw: DatasetRef, report: ValidationReport, store: Store
+) -> None:
+    from tasks.offenders import offender_sheet
+
+    arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
+    sheet = offender_sheet(report.checks, arrays)
+    publish_validation(report, raw.name, sheet)
+    finished, stages, run = datetime.now(UTC), current_ledger().stages, flow_run.name or ""
+    page = refusal_page(settings, raw.name, report, sheet, stages, run, finished)
+    get_run_logger().info("report: %s", _write_report(settings, page, finished))
 
 
 def _export_model(path: Path, model: ModelRef, store: Store) -> Path:

@@ -132,14 +132,10 @@ class CheckResult(Record):
     failing: int = 0
 
 
-class ValidationReport(Record):
-    """Every check, in order, those that were skipped included.
-
-    `sheet` shows offending images, if any check names rows.
-    """
+class ValidationReport(Findings):
+    """Every check, in order, those that were skipped included."""
 
     checks: tuple[CheckResult, ...]
-    sheet: BlobRef | None = None
 
     def failed(self, severity: Severity) -> tuple[CheckResult, ...]:
         """The checks of a severity that did not hold."""
@@ -320,7 +316,10 @@ class Suspects(Findings):
 
 
 class Pictures(Record):
-    """The pictures of a run's report, each a stored PNG."""
+    """The pictures of a run's report, each a stored PNG.
+
+    `sheet` shows the images that validation names, if it names any.
+    """
 
     samples: BlobRef
     balance: BlobRef
@@ -330,6 +329,7 @@ class Pictures(Record):
     reliability: BlobRef
     mistakes: BlobRef
     suspects: BlobRef | None = None
+    sheet: BlobRef | None = None
 
 
 class StageRecord(Record):

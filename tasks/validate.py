@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import get_run_logger
 
 from tasks.errors import ValidationFailedError
-from tasks.orchestration.artifacts import publish_validation
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, DatasetRef, ValidationReport, ValidationRules
@@ -16,30 +15,23 @@ from tasks.store import Store
 def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> ValidationReport:
     """Check the loaded arrays, tier by tier.
 
-    The report of a dataset that fails is left in Prefect, with its offending images.
-
     Raises:
-        ValidationFailedError: with every failed check that is an error, not only the first.
+        ValidationFailedError: with every failed check that is an error, not only the first,
+            and the whole report.
     """
     from tasks.quality import examine
     from tasks.schema import require_passed
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     report = ValidationReport(checks=examine(raw, arrays, rules))
-    sheet = None
-    if any(check.rows for check in report.checks):
-        from tasks.offenders import offender_sheet
-
-        sheet = offender_sheet(report.checks, arrays)
     try:
         require_passed(report, raw.name)
     except ValidationFailedError as error:
-        error.report, error.sheet = report, sheet
-        publish_validation(report, raw.name, sheet)
+        error.report, error.dataset = report, raw
         raise
     warnings = report.failed("warning")
     for check in warnings:
         get_run_logger().warning("%s: %s. Received: %s", check.subject, check.rule, check.received)
     passed = sum(check.outcome == "passed" for check in report.checks)
     get_run_logger().info("%d checks passed, %d warnings", passed, len(warnings))
-    return report.model_copy(update={"sheet": sheet and store.put_bytes(sheet, ".png")})
+    return report

@@ -73,7 +73,6 @@ RESULTS = [
                 failing=2,
             ),
         ),
-        sheet=PICTURE,
     ),
     ModelRef(
         keras_file=BlobRef(sha256=64 * "b", size_bytes=9, suffix=".keras"),

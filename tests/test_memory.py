@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from builders import store_dataset, tiny_arrays, write_idx_folder
 
-import tasks.offenders
-import tasks.quality  # noqa: F401 - what importing them takes is not counted
+import tasks.quality  # noqa: F401 - what importing it takes is not counted
 from tasks.load import load
 from tasks.preprocess import preprocess
 from tasks.profiles import validation_rules

@@ -571,14 +571,6 @@ def test_sheet_shows_images_of_one_check_together() -> None:
 
 
 @pytest.mark.usefixtures("outside_a_run")
-def test_stage_stores_a_sheet_of_what_it_warns_of(store: Store) -> None:
-    report = validate.fn(store_dataset(with_duplicate(), store), NO_RULES, store)
-
-    assert report.sheet is not None
-    assert b"\x89PNG" == store.require(report.sheet).read_bytes()[:4]
-
-
-@pytest.mark.usefixtures("outside_a_run")
 def test_stage_fails_with_the_rows_of_its_errors(store: Store) -> None:
     rules = validation_rules(RunSettings(severity={"duplicates": "error"}), "tiny")
 
@@ -604,6 +596,23 @@ def cells(markdown: str, check: str, subject: str) -> set[str]:
     """What an artifact's tables say of one check."""
     lines = [line for line in markdown.splitlines() if f"| {check} |" in line and subject in line]
     return {cell.strip() for line in lines for cell in line.split("|")}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_run_with_warnings_shows_the_images_that_they_name(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    digits["x_train"][[21, 24]] = digits["x_train"][18]
+    place_idx(tmp_path / "repeated", digits, zipped=True)
+
+    run_flow(settings.model_copy(update={"dataset": str(tmp_path / "repeated")}))
+
+    left = validation_artifact("repeated")
+    found = "no image occurs again in its split; found: 2 of 60 images"
+    assert {"failed", "warning", found, "21, 24"} < cells(left, "duplicates", "x_train")
+    picture = "](data:image/png;base64,"
+    assert 1 == left.count(f"![Images that break a rule, some for each check{picture}")
+    assert 4 == left.count(picture)
 
 
 @pytest.mark.usefixtures("prefect_server")

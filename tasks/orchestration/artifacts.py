@@ -60,16 +60,16 @@ def publish_validation(
     """
     if FlowRunContext.get() is None:
         return
-    failed = bool(report.failed("error"))
+    failed, summary = bool(report.failed("error")), validation_summary(report)
     if failed:
-        tell_failed_validation(dataset, validation_summary(report))
+        tell_failed_validation(dataset, summary)
     create_markdown_artifact(
         markdown(
             f"Validation of {dataset}{': failed' if failed else ''}",
             [validation_section(report, sheet, title=""), *more],
         ),
         key=f"{dataset}-validation",
-        description=validation_summary(report),
+        description=summary,
     )
 
 

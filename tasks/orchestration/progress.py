@@ -15,7 +15,7 @@ from prefect.context import TaskRunContext
 
 logger = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
 PAUSE_PER_REQUEST = 100  # so that requests take at most a hundredth of the time
 LAST_SECONDS = 2.0  # for the request that says how it ended
 

@@ -40,7 +40,7 @@ import time
 from tasks.fingerprint import fingerprint_of
 from tasks.ingredients import Ingredients
 started = time.perf_counter()
-for stage in ("load", "validate", "preprocess", "train", "evaluate"):
+for stage in ("load", "validate", "preprocess", "train", "evaluate", "illustrate"):
     code, libraries, _ = fingerprint_of(f"tasks.{stage}")
     Ingredients(stage=stage, code=code, libraries=libraries, inputs={}).key
 print(1000 * (time.perf_counter() - started))
