@@ -61,7 +61,7 @@ class Session:
         Exits with status 2 when the command line is wrong; the server then goes with it.
         """
         started = time.perf_counter()
-        gc.disable()  # imports make a million objects and no garbage; `run` enables it again
+        gc.disable()  # imports make a million objects and no garbage; `_run` enables it again
         for number in ENDINGS:  # until `run` takes over: no traceback of an import
             signal.signal(number, _quit)
         for name, value in ENVIRONMENT.items():
@@ -88,8 +88,6 @@ class Session:
         from tasks.orchestration.signals import TerminationSignal, end_run
         from tasks.terminal.display import Display, print_traceback
 
-        gc.freeze()
-        gc.enable()
         display = Display()
         for number in ENDINGS:
             signal.signal(number, end_run)
@@ -127,6 +125,8 @@ class Session:
                 display.waiting("Prefect's server starts")
                 preload_for(settings)
                 self.server.wait_until_ready()
+            gc.freeze()
+            gc.enable()
             try:
                 with without_heartbeats(), listening(display):
                     summary = flow(settings)
