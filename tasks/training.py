@@ -34,6 +34,7 @@ PREDICT_BYTES = 16 << 20
 
 Images = Float32[np.ndarray, "image pixel"]
 Labels = Float32[np.ndarray, "image class"]
+HeldOut = tuple[Float32[np.ndarray, "held_out pixel"], Float32[np.ndarray, "held_out class"]]
 # Takes image numbers (batch, row), shifts down and right (batch, row, 2), and on how many of the
 # batches to train.
 Program = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None]
@@ -64,10 +65,7 @@ def fit(
     seed: int,
     image_shape: tuple[int, int] | None = None,
     shift_pixels: int = 0,
-    validation_data: tuple[
-        Float32[np.ndarray, "held_out pixel"], Float32[np.ndarray, "held_out class"]
-    ]
-    | None = None,
+    validation_data: HeldOut | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     initial_epoch: int = 0,
 ) -> keras.callbacks.History:
@@ -108,39 +106,12 @@ def fit(
     except _CannotCompileError as reason:
         logger.warning("trained by Keras's own loop: %s", reason)
         chosen = _KerasBatches(batches, source)
-        starting = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, _: chosen.draw(epoch)
+        return _fit_by_keras(
+            model, chosen, epochs, initial_epoch, callbacks, validation_data=validation_data
         )
-        return model.fit(
-            chosen,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            callbacks=[starting, *callbacks],
-            validation_data=validation_data,
-            shuffle=False,
-            verbose=0,
-        )
-    heard = keras.callbacks.CallbackList(
-        list(callbacks), add_history=True, model=model, epochs=epochs, verbose=0
+    return _fit_compiled(
+        model, train_epoch, epochs, initial_epoch, callbacks, validation_data=validation_data
     )
-    listeners = [callback for callback in callbacks if isinstance(callback, EpochListener)]
-    model.stop_training = False
-    heard.on_train_begin()
-    for epoch in range(initial_epoch, epochs):
-        heard.on_epoch_begin(epoch)
-        model.reset_metrics()
-        for done_fraction in train_epoch(epoch):
-            for listener in listeners:
-                listener.on_part(epoch + done_fraction)
-        logs = {name: float(value) for name, value in model.get_metrics_result().items()}
-        if validation_data is not None:
-            scores = model.evaluate(*validation_data, 1000, verbose=0, return_dict=True)
-            logs |= {f"val_{name}": float(value) for name, value in scores.items()}
-        heard.on_epoch_end(epoch, logs)
-        if model.stop_training:
-            break
-    heard.on_train_end()
-    return model.history
 
 
 def state_of(model: keras.Model) -> list[keras.Variable]:
@@ -198,6 +169,57 @@ def input_shape(model: keras.Model, pixels: int) -> tuple[int, ...]:
         return tuple(-1 if size is None else size for size in model.input_shape[1:])
     except AttributeError:  # subclassed
         return (pixels,)
+
+
+def _fit_compiled(
+    model: keras.Model,
+    train_epoch: EpochProgram,
+    epochs: int,
+    initial_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    validation_data: HeldOut | None,
+) -> keras.callbacks.History:
+    heard = keras.callbacks.CallbackList(
+        list(callbacks), add_history=True, model=model, epochs=epochs, verbose=0
+    )
+    listeners = [callback for callback in callbacks if isinstance(callback, EpochListener)]
+    model.stop_training = False
+    heard.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        heard.on_epoch_begin(epoch)
+        model.reset_metrics()
+        for done_fraction in train_epoch(epoch):
+            for listener in listeners:
+                listener.on_part(epoch + done_fraction)
+        logs = {name: float(value) for name, value in model.get_metrics_result().items()}
+        if validation_data is not None:
+            scores = model.evaluate(*validation_data, 1000, verbose=0, return_dict=True)
+            logs |= {f"val_{name}": float(value) for name, value in scores.items()}
+        heard.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    heard.on_train_end()
+    return model.history
+
+
+def _fit_by_keras(
+    model: keras.Model,
+    chosen: _KerasBatches,
+    epochs: int,
+    initial_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    validation_data: HeldOut | None,
+) -> keras.callbacks.History:
+    starting = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: chosen.draw(epoch))
+    return model.fit(
+        chosen,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        callbacks=[starting, *callbacks],
+        validation_data=validation_data,
+        shuffle=False,
+        verbose=0,
+    )
 
 
 class _CannotCompileError(Exception):
