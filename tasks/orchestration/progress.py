@@ -15,7 +15,7 @@ from prefect.context import TaskRunContext
 
 logger = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 2.0
+PAUSE_SECONDS = 2.0  # also before the first request: the program is compiled then
 PAUSE_PER_REQUEST = 100  # so that requests take at most a hundredth of the time
 LAST_SECONDS = 2.0  # for the request that says how it ended
 
@@ -30,22 +30,27 @@ def live_progress(dataset: str) -> Iterator[Callable[[float], None]]:
     if TaskRunContext.get() is None:
         yield lambda _: None
         return
-    fraction, ended = 0.0, Event()
+    key, fraction, ended = f"{dataset}-training", 0.0, Event()
 
     def show(done_fraction: float) -> None:
         nonlocal fraction
         fraction = done_fraction
 
     def tell() -> None:
+        artifact: UUID | None = None
+        pause_seconds, is_last = PAUSE_SECONDS, False
         try:
-            started = time.perf_counter()
-            artifact = create_progress_artifact(0.0, f"{dataset}-training", "Epochs trained")
-            assert isinstance(artifact, UUID), "called in a thread without an event loop"
-            while not ended.is_set():
+            while not is_last:
+                is_last = ended.wait(pause_seconds)
+                percent, started = round(100 * fraction, 1), time.perf_counter()
+                if artifact is None:
+                    created = create_progress_artifact(percent, key, "Epochs trained")
+                    assert isinstance(created, UUID), "called in a thread without an event loop"
+                    artifact = created
+                else:
+                    update_progress_artifact(artifact, percent)
                 took_seconds = time.perf_counter() - started
-                ended.wait(max(PAUSE_SECONDS, PAUSE_PER_REQUEST * took_seconds))
-                started = time.perf_counter()
-                update_progress_artifact(artifact, round(100 * fraction, 1))
+                pause_seconds = max(PAUSE_SECONDS, PAUSE_PER_REQUEST * took_seconds)
         except Exception:  # whatever it is: training does not depend on it
             logger.debug("no progress in Prefect", exc_info=True)
 
