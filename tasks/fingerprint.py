@@ -44,6 +44,12 @@ COMPUTING_LIBRARIES = {
 }
 
 
+# Tuples made once: what `isinstance` would be given anew at each of 50,000 nodes.
+NESTED = (ast.AST, list)
+IMPORTING = (ast.Import, ast.ImportFrom)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 class Fingerprint(NamedTuple):
     """What a stage's result depends on besides its inputs.
 
@@ -136,11 +142,9 @@ def _read(path: Path, root: Path, module: str, stamp: tuple[int, int, int]) -> S
     while waiting:  # the tree from its root on, each node by its type and its fields in order
         node = waiting.pop()
         if isinstance(node, ast.AST):
-            if isinstance(node, ast.Import | ast.ImportFrom):
+            if isinstance(node, IMPORTING):
                 imports += _imported(node, package)
-            elif isinstance(
-                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-            ):
+            elif isinstance(node, DOCUMENTED):
                 _drop_docstring(node)
             flat.append(type(node).__name__)
             fields = node.__dict__
@@ -148,9 +152,13 @@ def _read(path: Path, root: Path, module: str, stamp: tuple[int, int, int]) -> S
                 value = fields.get(field)
                 # Without empty ones: each version of Python adds some, and keys would differ.
                 # Whether a name is read or written, its place in the tree says.
-                if value is not None and value != [] and field != "ctx":
+                if value is None or value == [] or field == "ctx":
+                    continue
+                if isinstance(value, NESTED):
                     flat.append(field)
                     waiting.append(value)
+                else:
+                    flat.append((field, value))
         elif isinstance(node, list):
             flat.append(len(node))
             waiting += node
