@@ -70,7 +70,7 @@ FAST_MLP = Recipe(
     shift_pixels=1,
 )
 FAST_CNN = Recipe(
-    epochs=8,
+    epochs=6,
     batch_size=250,
     hidden_units=256,
     learning_rate=0.005,
@@ -127,7 +127,7 @@ class RunSettings(BaseModel):
         ge=1,
         le=10_000,
         title="Epochs",
-        description="passes over the training images; the recipe's (mlp 12, cnn 8) unless set",
+        description="passes over the training images; the recipe's (mlp 12, cnn 6) unless set",
     )
     batch_size: int | None = Field(
         default=None,

@@ -393,7 +393,7 @@ def test_deployment_refuses_a_model_in_a_file() -> None:
             TrainingPlan(
                 model="cnn",
                 hidden_units=256,
-                epochs=8,
+                epochs=6,
                 batch_size=250,
                 optimizer="adam",
                 learning_rate=0.005,

@@ -77,7 +77,10 @@ def candidates() -> Iterator[Row]:
         {"learning_rate": 0.0025},
         {"learning_rate": 0.01},
         {"batch_size": 125},
+        {"hidden_units": 128},
         {"epochs": 5},
+        {"epochs": 7},
+        {"epochs": 8},
         {"epochs": 12},
         {"epochs": 20},
     ):
