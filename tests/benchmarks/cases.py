@@ -76,7 +76,7 @@ CASES = (
     Case("helper function changed", (('"relu"', '"tanh"', HELPERS),)),
     Case(
         "comment added in the helper and in a stage",
-        (("    model = ", "    # Not code.\n    model = ", HELPERS + TRAINING),),
+        (("\n    model = ", "\n    # Not code.\n    model = ", HELPERS + TRAINING),),
     ),
     Case(
         "unrelated code changed",
