@@ -171,7 +171,9 @@ class TestFirstRunEver:
         assert first_run_ever.stdout == ""
 
     def test_no_noise_is_shown(self, first_run_ever: CompletedRun) -> None:
-        assert [] == [noise for noise in NOISE if noise in first_run_ever.stderr]
+        assert [] == [noise for noise in NOISE if noise in first_run_ever.stderr], (
+            first_run_ever.stderr
+        )
 
     def test_every_stage_is_shown_in_order(self, first_run_ever: CompletedRun) -> None:
         lines = re.findall(r"^  (\w+) +computed ", first_run_ever.stderr, re.MULTILINE)
@@ -432,7 +434,7 @@ class TestFullDisk:
         assert "choose another place with --cache-dir" in message
         # Training goes on without checkpoints, and says so.
         said = re.sub(r".*WARNING +no checkpoint of the epoch before.*", "", full_disk_run.stderr)
-        assert [] == [noise for noise in NOISE if noise in said]
+        assert [] == [noise for noise in NOISE if noise in said], said
 
     def test_earlier_entries_stay_intact(self, full_disk_run: FullDiskRun) -> None:
         store = Store(root=full_disk_run.folder / "kept")

@@ -142,7 +142,7 @@ def test_training_that_is_told_to_end_says_so_once_and_goes_on_later(
     assert status == program.returncode, stderr
     assert stderr.endswith(f"\nfailed {name}. {KEPT}\n")
     assert stderr.count(name) == 1
-    assert [] == [noise for noise in NOISE if noise in stderr]
+    assert [] == [noise for noise in NOISE if noise in stderr], stderr
     assert comes_true(lambda: own_servers(environment) == [])
     assert ["Crashed", "Completed"] == states_of_runs(environment)
 
@@ -154,10 +154,10 @@ def test_training_that_is_told_to_end_says_so_once_and_goes_on_later(
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 2, 4])
-def test_program_that_is_told_to_end_before_it_trains_says_so_once(
+def test_program_that_is_told_to_end_in_its_first_seconds_says_so_once(
     environment: Environment, tmp_path: Path, seconds: int
 ) -> None:
-    """So many seconds after its server was started: while it imports, waits, loads, validates."""
+    """So many seconds after its server was started: while it imports, waits, loads, trains."""
     with start_program([*options_in(tmp_path), "--seed", "1"], environment) as program:
         try:
             assert comes_true(lambda: len(own_servers(environment)) == 1)
@@ -168,5 +168,5 @@ def test_program_that_is_told_to_end_before_it_trains_says_so_once(
             program.kill()
     assert program.returncode == 143, stderr
     assert stderr.endswith(f"failed Terminated. {KEPT}\n")
-    assert [] == [noise for noise in NOISE if noise in stderr]
+    assert [] == [noise for noise in NOISE if noise in stderr], stderr
     assert comes_true(lambda: own_servers(environment) == [])
