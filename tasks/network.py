@@ -20,6 +20,7 @@ from tasks.backend import keras
 from tasks.errors import ImageTooSmallError, OwnModelError
 from tasks.own_model import call_own_model
 from tasks.records import DatasetRef, Network, OwnModel, TrainingPlan
+from tasks.seeding import seeded
 from tasks.training import input_shape
 
 OPTIMIZERS = {
@@ -43,22 +44,14 @@ def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
         ImageTooSmallError: the images are smaller than the network can pool.
         OwnModelError: the user's function does not give a model that fits.
     """
-    # Layers without a name are numbered, and the digest has names. Garbage is left: 0.3 s.
-    keras.utils.clear_session(free_memory=False)
-    keras.utils.set_random_seed(plan.seed)
-    if isinstance(plan.model, OwnModel):
-        return _own_model(plan.model, plan, dataset)
-    hidden = {"mlp": _mlp_layers, "cnn": _cnn_layers}[plan.model](plan, dataset)
-    model = keras.Sequential(
-        [
-            keras.Input((dataset.height * dataset.width,), name="pixels"),
-            *hidden,
-            keras.layers.Dense(dataset.classes, activation="softmax", name="probabilities"),
-        ],
-        name=plan.model,
-    )
-    _compile(model, plan, dataset)
-    return model
+    with seeded(plan.seed):
+        # Layers without a name are numbered, and the digest has names. Garbage is left: 0.3 s.
+        keras.utils.clear_session(free_memory=False)
+        if isinstance(plan.model, OwnModel):
+            return _own_model(plan.model, plan, dataset)
+        model = _network(plan.model, plan, dataset)
+        _compile(model, plan, dataset)
+        return model
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -90,6 +83,18 @@ def load_model(path: Path, network: Network, dataset: DatasetRef) -> keras.Model
         model.load_weights(path)
         return model
     return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def _network(name: str, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
+    hidden = {"mlp": _mlp_layers, "cnn": _cnn_layers}[name](plan, dataset)
+    return keras.Sequential(
+        [
+            keras.Input((dataset.height * dataset.width,), name="pixels"),
+            *hidden,
+            keras.layers.Dense(dataset.classes, activation="softmax", name="probabilities"),
+        ],
+        name=name,
+    )
 
 
 def _compile(model: keras.Model, plan: TrainingPlan, dataset: DatasetRef) -> None:

@@ -103,7 +103,7 @@ def test_training_that_is_killed_again_and_again_ends_with_the_bits_of_one_go(
     environment: Environment, uninterrupted_folder: Path, tmp_path: Path
 ) -> None:
     """Killed after two epochs or more: once the second is told, the first is on the disk."""
-    moments = random.Random(7)  # noqa: S311 - moments, not secrets
+    moments = random.Random(7)
     options, resumed = options_in(tmp_path), []
     for _ in range(KILLS):
         with start_program(options, environment) as program:

@@ -1,9 +1,12 @@
 """The compiled trainer and the networks, with plain Keras as the oracle."""
 
 import logging
+import random
 import tracemalloc
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from tasks.backend import keras, tf
 from tasks.errors import ImageTooSmallError, TrainingDivergedError
 from tasks.network import build_model, weights_digest
 from tasks.records import ArrayRef, DatasetRef, EpochMetrics, TrainingPlan
+from tasks.seeding import seeded
 from tasks.settings import RunSettings
 from tasks.train import require_finite
 from tasks.training import EpochListener, epoch_order, epoch_shifts, fit, predict
@@ -35,9 +39,9 @@ def dataset(height: int, width: int, classes: int) -> DatasetRef:
 
 def noise(images: int, pixels: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Random images (image, pixel) in [0, 1] and one-hot labels (image, class)."""
-    random = np.random.default_rng(3)
-    labels = np.eye(classes, dtype=np.float32)[random.integers(classes, size=images)]
-    return random.random((images, pixels), dtype=np.float32), labels
+    drawn = np.random.default_rng(3)
+    labels = np.eye(classes, dtype=np.float32)[drawn.integers(classes, size=images)]
+    return drawn.random((images, pixels), dtype=np.float32), labels
 
 
 def train(
@@ -230,15 +234,51 @@ def test_memory_mapped_images_are_not_copied(tmp_path: Path) -> None:
 
 def test_dropout_is_drawn_from_the_seed() -> None:
     def with_dropout(seed: int) -> bytes:
-        keras.utils.set_random_seed(seed)
-        layers = [keras.Input((48,)), keras.layers.Dropout(0.5), keras.layers.Dense(3, "softmax")]
-        model = keras.Sequential(layers)
+        with seeded(seed):
+            layers = [
+                keras.Input((48,)),
+                keras.layers.Dropout(0.5),
+                keras.layers.Dense(3, "softmax"),
+            ]
+            model = keras.Sequential(layers)
         model.compile(optimizer="sgd", loss="categorical_crossentropy", metrics=["accuracy"])
         fit_noise(model, PLAN, *noise(50, 48, 3))
         return bits(model)
 
     assert with_dropout(1) == with_dropout(1)
     assert with_dropout(1) != with_dropout(2)
+
+
+def test_initial_weights_do_not_depend_on_what_other_threads_draw() -> None:
+    """As Prefect's threads do for the pauses between their requests."""
+    undisturbed = bits(build_model(PLAN, dataset(8, 6, 3)))
+    ended = Event()
+
+    def draw_on() -> None:
+        while not ended.is_set():
+            random.random()
+
+    others = Thread(target=draw_on)
+    others.start()
+    try:
+        disturbed = {bits(build_model(PLAN, dataset(8, 6, 3))) for _ in range(20)}
+    finally:
+        ended.set()
+        others.join()
+    assert {undisturbed} == disturbed
+
+
+def test_seeding_is_for_this_thread_and_for_as_long_as_it_lasts() -> None:
+    own = random.Random(3)
+    expected = [own.random(), own.random()]
+    before = random.random
+    with seeded(3), ThreadPoolExecutor() as threads:
+        first = random.random()
+        others = threads.submit(random.random).result()
+        second = random.random()
+    assert expected == [first, second]
+    assert others not in expected[1:]
+    assert random.random is before
 
 
 def test_images_are_moved_by_whole_pixels_and_background_comes_in() -> None:
@@ -299,7 +339,6 @@ def test_model_that_xla_cannot_compile_is_compiled_as_a_graph(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def trained(*layers: keras.layers.Layer) -> np.ndarray:
-        keras.utils.set_random_seed(0)
         head = keras.layers.Dense(3, "softmax", use_bias=False, kernel_initializer="ones")
         model = keras.Sequential([keras.Input((48,)), *layers, head])
         model.compile(optimizer="sgd", loss="categorical_crossentropy")
@@ -373,8 +412,8 @@ def test_schedule_of_the_optimizer_is_followed() -> None:
     """Zero from the fifth step on: 50 images by 16 are four steps an epoch."""
 
     def trained(epochs: int) -> bytes:
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((48,)), keras.layers.Dense(3, "softmax")])
+        with seeded(0):
+            model = keras.Sequential([keras.Input((48,)), keras.layers.Dense(3, "softmax")])
         rate = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.1, 0.0])
         model.compile(keras.optimizers.SGD(rate), "categorical_crossentropy")
         fit_noise(model, PLAN, *noise(50, 48, 3), epochs=epochs)
