@@ -20,7 +20,6 @@ from tasks.load import load
 from tasks.orchestration.hooks import explain
 from tasks.orchestration.results import stored_run
 from tasks.preprocess import preprocess
-from tasks.profiles import validation_rules
 from tasks.publish import publish, refusal_reported
 from tasks.records import RunSummary
 from tasks.settings import RunSettings
@@ -54,7 +53,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     with stored_run(settings) as store:
         plan = settings.plan
         name = dataset_name(settings.dataset)
-        rules = validation_rules(settings, name)
+        rules = settings.rules(name)
         with refusal_reported(settings, name, rules, store):
             source = find_dataset(settings.dataset, downloads=store.root / "downloads")
             raw = load(source, store)

@@ -8,5 +8,5 @@ os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer is written for no othe
 
 import time
 
-# As early as can be: what runs is what is imported from now on, see tasks/fingerprint.py.
+# As early as can be: what runs is what is imported from now on, see tasks/cache/fingerprint.py.
 STARTED_NS = time.time_ns()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
+from tasks.cache.blobs import Store
+from tasks.learning.scores import score
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import DatasetRef, Metrics, ModelRef, Network
-from tasks.scores import score
-from tasks.store import Store
 
 
 @stage(cache_policy=CODE_AND_INPUTS)
@@ -20,8 +20,8 @@ def evaluate(model: ModelRef, network: Network, ready: DatasetRef, store: Store)
     Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32. `network`
     says which code the model consists of, if it is the user's own.
     """
-    from tasks.network import load_model
-    from tasks.training import predict
+    from tasks.learning.network import load_model
+    from tasks.learning.training import predict
 
     trained = load_model(store.require(model.keras_file), network, ready)
     probabilities = predict(trained, store.open_array(ready.x_test))

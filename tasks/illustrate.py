@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tasks.cache.blobs import Store
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import (
@@ -19,7 +20,6 @@ from tasks.records import (
     Suspects,
     ValidationReport,
 )
-from tasks.store import Store
 
 SAMPLES_PER_CLASS = 12
 GALLERY = 20  # images: four rows of five
@@ -40,8 +40,8 @@ def illustrate(
     Reads images (image, row, column) uint8 and labels (image,) uint8 of `raw`, and one image
     (pixel,) float32 of `ready`.
     """
-    from tasks import pictures
-    from tasks.offenders import offender_sheet
+    from tasks.reporting import pictures
+    from tasks.reporting.offenders import offender_sheet
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     x_train, y_train, x_test, y_test = arrays.values()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from prefect import get_run_logger
 
-from tasks.errors import CountMismatchError, LabelTypeError, ShapeError
+from tasks.cache.blobs import Store
+from tasks.errors import DatasetError
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, DatasetSource
 from tasks.sources.catalogue import check_unchanged, open_dataset
 from tasks.sources.stream import ArrayStream
-from tasks.store import Store
 
 MAX_LABEL = 255  # of a uint8
 
@@ -65,7 +65,7 @@ def _store_stream(stream: ArrayStream, store: Store) -> ArrayRef:
 
 def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
     if values.dtype.kind not in "ui" or values.min() < 0 or values.max() > MAX_LABEL:
-        raise LabelTypeError(
+        raise DatasetError(
             f"Labels must be whole numbers from 0 to {MAX_LABEL}.",
             received=f"{values.dtype}, {values.min()} … {values.max()}",
             where=where,
@@ -78,7 +78,7 @@ def _check_shapes(streams: dict[str, ArrayStream]) -> None:
     for name, stream in streams.items():
         axes = ("image", "row", "column") if name.startswith("x") else ("image",)
         if len(stream.shape) != len(axes) or 0 in stream.shape:
-            raise ShapeError(
+            raise DatasetError(
                 f"{name} must have the axes ({', '.join(axes)}), none of them empty.",
                 received=f"shape {stream.shape}",
                 where=stream.where,
@@ -87,7 +87,7 @@ def _check_shapes(streams: dict[str, ArrayStream]) -> None:
     for split in SPLITS:
         images, labels = streams[f"x_{split}"], streams[f"y_{split}"]
         if images.shape[0] != labels.shape[0]:
-            raise CountMismatchError(
+            raise DatasetError(
                 "Image and label counts must match.",
                 received=f"{images.shape[0]} images, {labels.shape[0]} labels",
                 where=f"{images.where} and {labels.where}",
@@ -95,7 +95,7 @@ def _check_shapes(streams: dict[str, ArrayStream]) -> None:
             )
     train, test = streams["x_train"], streams["x_test"]
     if train.shape[1:] != test.shape[1:]:
-        raise ShapeError(
+        raise DatasetError(
             "Training and test images must have the same height and width.",
             received=f"{train.shape[1:]} and {test.shape[1:]}",
             where=f"{train.where} and {test.where}",

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from prefect import get_run_logger
 
+from tasks.cache.blobs import Store
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, ValidationReport
-from tasks.store import Store
 
 CHUNK_BYTES = 16 << 20  # of float32
 INK = np.float32(255)
@@ -26,7 +26,7 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     Raises:
         ValidationFailedError: the result breaks its own contract.
     """
-    from tasks.schema import check_arrays, ready_contracts, require_passed
+    from tasks.validation.schema import check_arrays, ready_contracts, require_passed
 
     ready = raw.model_copy(
         update={

@@ -12,9 +12,8 @@ from prefect import get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from tasks.checks import unread
+from tasks.cache.blobs import Store, errors_named, new_file, write_atomically
 from tasks.errors import AccuracyTooLowError, DatasetError, ValidationFailedError
-from tasks.ledger import current_ledger
 from tasks.orchestration.artifacts import (
     earlier_accuracies,
     publish_accuracy,
@@ -22,6 +21,7 @@ from tasks.orchestration.artifacts import (
     publish_per_class,
     publish_validation,
 )
+from tasks.orchestration.ledger import current_ledger
 from tasks.orchestration.stage import stage
 from tasks.records import (
     ARRAY_NAMES,
@@ -35,9 +35,9 @@ from tasks.records import (
     ValidationReport,
     ValidationRules,
 )
-from tasks.report import RunReport, refusal_page
+from tasks.reporting.report import RunReport, refusal_page
 from tasks.settings import RunSettings
-from tasks.store import Store, errors_named, new_file, write_atomically
+from tasks.validation.checks import unread
 
 
 @stage(cache_policy=NO_CACHE)
@@ -119,7 +119,7 @@ def refusal_reported(
 def _report_refusal(
     settings: RunSettings, raw: DatasetRef, report: ValidationReport, store: Store
 ) -> None:
-    from tasks.offenders import offender_sheet
+    from tasks.reporting.offenders import offender_sheet
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     sheet = offender_sheet(report.checks, arrays)

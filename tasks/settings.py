@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tasks.errors import OwnModelError
-from tasks.own_model import find_own_model
+from tasks.errors import ModelError
+from tasks.learning.own_model import find_own_model
 from tasks.records import (
     CheckName,
     ChosenSeverity,
@@ -25,7 +25,9 @@ from tasks.records import (
     OwnModel,
     ScheduleName,
     TrainingPlan,
+    ValidationRules,
 )
+from tasks.validation.profiles import find_profile
 
 APPLICATION = "mnist-pipeline"
 
@@ -273,6 +275,15 @@ class RunSettings(BaseModel):
         merged = recipe.model_copy(update={k: v for k, v in chosen.items() if v is not None})
         return TrainingPlan(model=network, seed=self.seed, **merged.model_dump())
 
+    def rules(self, dataset: str) -> ValidationRules:
+        """What a run holds its dataset to. Raises ProfileError as `find_profile` does."""
+        return ValidationRules(
+            severity=SEVERITY | self.severity,
+            max_psi=self.max_psi,
+            max_effect=self.max_effect,
+            profile=find_profile(self.profile, dataset),
+        )
+
     @property
     def screening(self) -> TrainingPlan:
         """How the networks that look for doubtful labels are trained, whatever the model."""
@@ -300,7 +311,7 @@ class LocalRunSettings(RunSettings):
         if model not in RECIPES:
             try:
                 find_own_model(model)
-            except OwnModelError as error:
+            except ModelError as error:
                 raise ValueError(str(error)) from error
         return model
 

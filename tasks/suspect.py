@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Float32, Int
 from prefect import get_run_logger
 
-from tasks.errors import TooFewImagesError
-from tasks.ledger import report_training
+from tasks.cache.blobs import PARTIAL, Store, errors_named
+from tasks.errors import ModelError
+from tasks.orchestration.ledger import report_training
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import DatasetRef, Suspect, Suspects, TrainingPlan
-from tasks.store import PARTIAL, Store, errors_named
 
 FOLDS = 3
 MOST_SUSPECTS = 100
@@ -35,7 +35,7 @@ def suspect(ready: DatasetRef, plan: TrainingPlan, store: Store) -> Suspects:
     Reads x_train (image, pixel) float32 in [0, 1] and y_train (image, class) float32.
 
     Raises:
-        TooFewImagesError: no class has an image for each fold.
+        ModelError: no class has an image for each fold.
     """
     from cleanlab.filter import find_label_issues
 
@@ -67,7 +67,7 @@ def out_of_fold_probabilities(
     from sklearn.model_selection import StratifiedKFold
 
     if np.bincount(labels).max() < FOLDS:
-        raise TooFewImagesError(
+        raise ModelError(
             f"--label-suspects needs a class with at least {FOLDS} training images.",
             received=int(np.bincount(labels).max()),
             where=ready.name,
@@ -106,8 +106,8 @@ def _trained_on(
 
     The arrays of either part lie in files for as long as it takes, not in memory.
     """
-    from tasks.network import build_model
-    from tasks.training import EpochListener, fit, predict
+    from tasks.learning.network import build_model
+    from tasks.learning.training import EpochListener, fit, predict
 
     x_train, y_train = store.open_array(ready.x_train), store.open_array(ready.y_train)
     part = ready.x_train.model_copy(update={"shape": (len(others), x_train.shape[1])})

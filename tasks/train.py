@@ -13,17 +13,17 @@ import numpy as np
 from prefect import get_run_logger
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
-from tasks.checkpoints import Checkpoint, Checkpoints, CheckpointWriter
-from tasks.errors import TrainingDivergedError
-from tasks.ledger import report_epoch, report_resumed, report_training
+from tasks.cache.blobs import PARTIAL, Store, errors_named
+from tasks.cache.checkpoints import Checkpoint, Checkpoints, CheckpointWriter
+from tasks.errors import ModelError
+from tasks.orchestration.ledger import report_epoch, report_resumed, report_training
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.progress import live_progress
 from tasks.orchestration.stage import remark, result_key, stage
 from tasks.records import DatasetRef, EpochMetrics, ModelRef, TrainingPlan
-from tasks.store import PARTIAL, Store, errors_named
 
 if TYPE_CHECKING:
-    from tasks.backend import keras
+    from tasks.learning.backend import keras
 
 
 @stage(cache_policy=CODE_AND_INPUTS)
@@ -34,12 +34,12 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
     checkpoint after each epoch; a training that was cut off goes on from there, to the same bits.
 
     Raises:
-        ImageTooSmallError: the network cannot take images of this size.
-        OwnModelError: the user's function does not give a model that fits.
-        TrainingDivergedError: the loss is no longer finite.
+        ModelError: the network cannot take images of this size.
+        ModelError: the user's function does not give a model that fits.
+        ModelError: the loss is no longer finite.
     """
-    from tasks.network import build_model, weights_digest
-    from tasks.training import EpochListener, fit
+    from tasks.learning.network import build_model, weights_digest
+    from tasks.learning.training import EpochListener, fit
 
     logger = get_run_logger()
     model = build_model(plan, ready)
@@ -94,7 +94,7 @@ def checkpointing(
     Yields the metrics of the epochs that are done, to be continued, and a function that keeps a
     checkpoint. Without a cache key, nothing is resumed or kept.
     """
-    from tasks.training import state_of
+    from tasks.learning.training import state_of
 
     key = result_key(train)
     if key is None:
@@ -122,9 +122,9 @@ def checkpointing(
 
 
 def require_finite(metrics: EpochMetrics, epoch: int, plan: TrainingPlan) -> None:
-    """Raise TrainingDivergedError when the loss is infinite or not a number."""
+    """Raise ModelError when the loss is infinite or not a number."""
     if not math.isfinite(metrics.loss):
-        raise TrainingDivergedError(
+        raise ModelError(
             "The training loss must stay finite.",
             received=f"{metrics.loss} after epoch {epoch}",
             where=f"{plan.optimizer}, learning rate {plan.learning_rate:g}",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
+from tasks.cache.blobs import Store
 from tasks.errors import ValidationFailedError
 from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, DatasetRef, ValidationReport, ValidationRules
-from tasks.store import Store
 
 
 @stage(cache_policy=CODE_AND_INPUTS)
@@ -19,8 +19,8 @@ def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> Validatio
         ValidationFailedError: with every failed check that is an error, not only the first,
             and the whole report.
     """
-    from tasks.quality import examine
-    from tasks.schema import require_passed
+    from tasks.validation.quality import examine
+    from tasks.validation.schema import require_passed
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     report = ValidationReport(checks=examine(raw, arrays, rules))

@@ -20,12 +20,12 @@ from types import ModuleType
 import numpy as np
 
 from flows.mnist_flow import mnist_flow
-from tasks.ledger import Listener, listening
+from tasks.cache.blobs import Store
 from tasks.load import count_classes
+from tasks.orchestration.ledger import Listener, listening
 from tasks.records import DatasetRef, Metrics, RunSummary, StageRecord
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import IDX_FILES
-from tasks.store import Store
 
 Arrays = dict[str, np.ndarray]
 STAGES = ["load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]

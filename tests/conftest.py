@@ -13,9 +13,9 @@ from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from programs import prepare_home
 
-from tasks.orchestration.server import OwnServer, without_heartbeats
+from tasks.cache.blobs import Store
+from tasks.server.own import OwnServer, without_heartbeats
 from tasks.settings import RunSettings
-from tasks.store import Store
 
 
 def pytest_collection_finish() -> None:

@@ -32,9 +32,9 @@ from test_processes import comes_true, environment_in, write_dataset
 
 from deployments.commands import command
 from deployments.credentials import AUTH, Stack, new_password, open_stack, stack_folder
-from tasks.entries import Entries
+from tasks.cache.blobs import Store
+from tasks.cache.entries import Entries
 from tasks.records import ModelRef
-from tasks.store import Store
 
 ROOT = Path(__file__).parents[1]
 POSTGRES_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

@@ -14,8 +14,8 @@ from prefect.context import FlowRunContext
 
 from tasks.orchestration.events import tell_dropped_accuracy, tell_failed_validation
 from tasks.records import ValidationReport
-from tasks.rendering import Section, markdown
-from tasks.report import RunReport, validation_section, validation_summary
+from tasks.reporting.rendering import Section, markdown
+from tasks.reporting.report import RunReport, validation_section, validation_summary
 
 logger = logging.getLogger(__name__)
 

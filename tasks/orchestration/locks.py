@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from prefect import get_run_logger
 from prefect.locking.protocol import LockManager
 
-from tasks.ledger import report_waiting
-from tasks.store import errors_named
+from tasks.cache.blobs import errors_named
+from tasks.orchestration.ledger import report_waiting
 
 WAITING = "waiting for another run, which computes the same result"
 

@@ -10,8 +10,8 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.transactions import IsolationLevel
 
-from tasks.fingerprint import EDITED, fingerprint_of
-from tasks.ingredients import Ingredients, content_of
+from tasks.cache.fingerprint import EDITED, fingerprint_of
+from tasks.cache.ingredients import Ingredients, content_of
 
 
 @runtime_checkable

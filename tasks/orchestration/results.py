@@ -22,15 +22,15 @@ from prefect.serializers import Serializer
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from pydantic import PrivateAttr
 
-from tasks.checkpoints import Checkpoints
-from tasks.entries import RESULT_TYPES, Entries, Entry, decode_result
+from tasks.cache.blobs import Store
+from tasks.cache.checkpoints import Checkpoints
+from tasks.cache.entries import RESULT_TYPES, Entries, Entry, decode_result
+from tasks.cache.ingredients import Ingredients, what_changed
 from tasks.errors import EntryError, PayloadError, StoreError
-from tasks.ingredients import Ingredients, what_changed
-from tasks.ledger import new_ledger
+from tasks.orchestration.ledger import new_ledger
 from tasks.orchestration.locks import KernelLocks
 from tasks.records import BlobRef, Record
 from tasks.settings import RunSettings
-from tasks.store import Store
 
 FAILURE = "failure"
 

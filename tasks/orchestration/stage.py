@@ -14,9 +14,9 @@ from prefect import Task, get_run_logger
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import FlowRunContext
 
+from tasks.cache.fingerprint import EDITED, fingerprint_of
 from tasks.errors import PayloadError
-from tasks.fingerprint import EDITED, fingerprint_of
-from tasks.ledger import Call, Ledger, current_ledger
+from tasks.orchestration.ledger import Call, Ledger, current_ledger
 from tasks.records import BlobRef, Record
 
 P = ParamSpec("P")

@@ -15,18 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tasks.cache.blobs import sha256_of_file
 from tasks.errors import (
-    ChecksumError,
-    DownloadError,
-    MissingFileError,
-    SourceChangedError,
-    UnknownDatasetError,
+    DatasetError,
 )
 from tasks.records import ARRAY_NAMES, DatasetSource, SourceFile
 from tasks.sources.idx import open_idx
 from tasks.sources.npz import open_npz
 from tasks.sources.stream import ArrayStream
-from tasks.store import sha256_of_file
 
 EMBEDDED_MNIST = Path(__file__).with_name("mnist.npz")
 EMBEDDED_MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
@@ -81,10 +77,10 @@ def find_dataset(dataset: str, downloads: Path) -> DatasetSource:
         downloads: the folder that named datasets are kept in.
 
     Raises:
-        UnknownDatasetError: none of the three.
-        MissingFileError: the folder lacks a file, or a file cannot be read.
-        ChecksumError: the embedded MNIST is not the published one.
-        DownloadError: a named dataset could not be fetched.
+        DatasetError: none of the three.
+        DatasetError: the folder lacks a file, or a file cannot be read.
+        DatasetError: the embedded MNIST is not the published one.
+        DatasetError: a named dataset could not be fetched.
     """
     name = dataset_name(dataset)
     if dataset == "mnist":
@@ -97,7 +93,7 @@ def find_dataset(dataset: str, downloads: Path) -> DatasetSource:
             return _idx_folder(path, name)
         if path.is_file():
             return _source(name, "npz", [path])
-    raise UnknownDatasetError(
+    raise DatasetError(
         f"A dataset is {', '.join(NAMES)}, a folder of four IDX files, or an .npz file.",
         received=repr(dataset),
         where="--dataset",
@@ -120,7 +116,7 @@ def open_dataset(source: DatasetSource) -> dict[str, ArrayStream]:
 
 
 def check_unchanged(source: DatasetSource) -> None:
-    """Raise SourceChangedError when a file is no longer the one that was digested."""
+    """Raise DatasetError when a file is no longer the one that was digested."""
     for file in source.files:
         try:
             now = file.path.stat()
@@ -128,7 +124,7 @@ def check_unchanged(source: DatasetSource) -> None:
         except OSError:
             found = None
         if found != (file.size_bytes, file.modified_ns):
-            raise SourceChangedError(
+            raise DatasetError(
                 "A dataset must not change while it is read.",
                 received="another size or modification time" if found else "no such file any more",
                 where=file.path,
@@ -157,7 +153,7 @@ def artifact_name(text: str) -> str:
 def _embedded_mnist() -> DatasetSource:
     source = _source("mnist", "npz", [EMBEDDED_MNIST])
     if source.files[0].sha256 != EMBEDDED_MNIST_SHA256:
-        raise ChecksumError(
+        raise DatasetError(
             f"The embedded MNIST must have the SHA-256 {EMBEDDED_MNIST_SHA256}.",
             received=source.files[0].sha256,
             where=EMBEDDED_MNIST,
@@ -172,7 +168,7 @@ def _idx_folder(folder: Path, name: str) -> DatasetSource:
         candidates = [folder / stem, folder / f"{stem}.gz"]
         present = [path for path in candidates if path.is_file()]
         if not present:
-            raise MissingFileError(
+            raise DatasetError(
                 f"A dataset folder holds {', '.join(IDX_FILES.values())}, each plain or .gz.",
                 received=f"no {stem}",
                 where=folder,
@@ -197,7 +193,7 @@ def _source_file(path: Path) -> SourceFile:
             modified_ns=status.st_mtime_ns,
         )
     except OSError as error:
-        raise MissingFileError(
+        raise DatasetError(
             "A dataset's files must be readable.",
             received=error.strerror,
             where=path,
@@ -221,7 +217,7 @@ def _download(dataset: str, folder: Path) -> Path:
         try:
             fetcher.fetch(name)
         except (OSError, ValueError) as error:  # no network or disk; or another digest
-            raise DownloadError(
+            raise DatasetError(
                 f"{dataset} must be downloaded once from {download.url}.",
                 received=f"{type(error).__name__}: {error}",
                 where=name,

@@ -22,9 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.errors import (
-    CorruptCompressionError,
-    NotIdxError,
-    ShapeError,
+    DatasetError,
 )
 from tasks.sources.stream import (
     AGAIN,
@@ -48,11 +46,11 @@ def open_idx(path: Path, dimensions: int) -> ArrayStream:
         dimensions: 3 for images, 1 for labels.
 
     Raises:
-        NotIdxError: not an IDX file of unsigned bytes with that many dimensions.
-        ShapeError: a dimension is zero.
-        TruncatedFileError, TrailingBytesError: size and header disagree. What gzip hides
+        DatasetError: not an IDX file of unsigned bytes with that many dimensions.
+        DatasetError: a dimension is zero.
+        DatasetError, DatasetError: size and header disagree. What gzip hides
             about the size shows while `rows()` inflates exactly the declared length.
-        CorruptCompressionError: the gzip stream does not inflate.
+        DatasetError: the gzip stream does not inflate.
     """
     header_bytes = 4 + 4 * dimensions
     with _opened(path) as file:
@@ -82,7 +80,7 @@ def _opened(path: Path) -> Iterator[Readable]:
         except EOFError as error:
             raise truncated("a gzip stream that ends early", path.name) from error
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise CorruptCompressionError(
+            raise DatasetError(
                 "A gzip file must inflate without error.",
                 received=error,
                 where=path.name,
@@ -93,7 +91,7 @@ def _opened(path: Path) -> Iterator[Readable]:
 def _shape_from_header(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
     expected = bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if header[:4] != expected:
-        raise NotIdxError(
+        raise DatasetError(
             f"An IDX file of {dimensions}-dimensional bytes starts with {expected.hex(' ')}.",
             received=header[:4].hex(" ") or "an empty file",
             where=path.name,
@@ -103,7 +101,7 @@ def _shape_from_header(header: bytes, dimensions: int, path: Path) -> tuple[int,
         raise truncated(f"{len(header)} bytes, less than the header", path.name)
     shape: tuple[int, ...] = struct.unpack(f">{dimensions}I", header[4:])
     if 0 in shape:
-        raise ShapeError(
+        raise DatasetError(
             "Every dimension must be at least 1.", received=shape, where=path.name, advice=AGAIN
         )
     return shape

@@ -19,10 +19,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import (
-    CorruptCompressionError,
-    MissingArrayError,
-    NotNpzError,
-    UnsupportedArrayError,
+    DatasetError,
 )
 from tasks.records import ARRAY_NAMES
 from tasks.sources.stream import (
@@ -53,17 +50,17 @@ def open_npz(path: Path) -> dict[str, ArrayStream]:
     """Check an archive's four arrays against its directory, before anything is allocated.
 
     Raises:
-        NotNpzError: not a zip archive that can be read, or a member is not an `.npy` file.
-        MissingArrayError: one of the four arrays is not in it.
-        UnsupportedArrayError: objects, text, or Fortran order.
-        TruncatedFileError, TrailingBytesError: a member's size and header disagree.
-        CorruptCompressionError: a member does not inflate to what the archive promised.
+        DatasetError: not a zip archive that can be read, or a member is not an `.npy` file.
+        DatasetError: one of the four arrays is not in it.
+        DatasetError: objects, text, or Fortran order.
+        DatasetError, DatasetError: a member's size and header disagree.
+        DatasetError: a member does not inflate to what the archive promised.
     """
     with _opened(path) as archive:
         found = {info.filename: info for info in archive.infolist()}
         missing = [name for name in ARRAY_NAMES if f"{name}.npy" not in found]
         if missing:
-            raise MissingArrayError(
+            raise DatasetError(
                 f"An .npz dataset holds {', '.join(ARRAY_NAMES)}.",
                 received=f"no {', '.join(missing)}, but {', '.join(sorted(found)) or 'nothing'}",
                 where=path.name,
@@ -75,7 +72,7 @@ def open_npz(path: Path) -> dict[str, ArrayStream]:
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> ArrayStream:
     where = f"{info.filename} of {path.name}"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotNpzError(
+        raise DatasetError(
             PLAIN_OR_DEFLATED,
             received=f"compression method {info.compress_type}",
             where=where,
@@ -106,18 +103,18 @@ def _read_header(member: Readable, where: str) -> tuple[np.dtype[Any], tuple[int
         version = np.lib.format.read_magic(header)
         shape, fortran_order, dtype = HEADER_READERS[version](header)
     except HEADER_ERRORS as error:
-        raise NotNpzError(
+        raise DatasetError(
             "Each member must be an .npy file of format 1.0 or 2.0.",
             received=error,
             where=where,
             advice="Save it again with numpy.savez.",
         ) from error
     if any(size < 0 for size in shape):
-        raise NotNpzError(
+        raise DatasetError(
             "Sizes of an array must not be negative.", received=shape, where=where, advice=AGAIN
         )
     if dtype.hasobject or dtype.kind not in NUMERIC_KINDS or fortran_order:
-        raise UnsupportedArrayError(
+        raise DatasetError(
             "Arrays must hold plain numbers in C order.",
             received=f"dtype {dtype}" + (" in Fortran order" if fortran_order else ""),
             where=where,
@@ -134,23 +131,23 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except zipfile.BadZipFile as error:
         if "CRC" in str(error):
             raise _corrupt(error, path) from error
-        raise NotNpzError(
+        raise DatasetError(
             "An .npz dataset must be a zip archive.", received=error, where=path.name, advice=AGAIN
         ) from error
     except (zlib.error, EOFError) as error:
         raise _corrupt(error, path) from error
     except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown method
-        raise NotNpzError(
+        raise DatasetError(
             PLAIN_OR_DEFLATED, received=error, where=path.name, advice=SAVE_AGAIN
         ) from error
     except (OSError, UnicodeDecodeError) as error:  # offsets and names in a damaged directory
-        raise NotNpzError(
+        raise DatasetError(
             "An .npz dataset must be a zip archive.", received=error, where=path.name, advice=AGAIN
         ) from error
 
 
-def _corrupt(error: Exception, path: Path) -> CorruptCompressionError:
-    return CorruptCompressionError(
+def _corrupt(error: Exception, path: Path) -> DatasetError:
+    return DatasetError(
         "An archive's members must inflate to what its directory says.",
         received=error,
         where=path.name,

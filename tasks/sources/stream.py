@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tasks.errors import TrailingBytesError, TruncatedFileError
+from tasks.errors import DatasetError
 
 CHUNK_BYTES = 4 << 20
 AGAIN = "Download or copy the file again."  # the advice for a damaged file
@@ -18,9 +18,9 @@ AGAIN = "Download or copy the file again."  # the advice for a damaged file
 DEFLATE_MAX_RATIO = 1032
 
 
-def truncated(received: str, where: str) -> TruncatedFileError:
+def truncated(received: str, where: str) -> DatasetError:
     """The error of a file that ends before its header says so."""
-    return TruncatedFileError(
+    return DatasetError(
         "A file must hold as many bytes as its header declares.",
         received=received,
         where=where,
@@ -28,9 +28,9 @@ def truncated(received: str, where: str) -> TruncatedFileError:
     )
 
 
-def trailing(received: str, where: str) -> TrailingBytesError:
+def trailing(received: str, where: str) -> DatasetError:
     """The error of a file that goes on after its header says so."""
-    return TrailingBytesError(
+    return DatasetError(
         "Nothing may follow the bytes that the header declares.",
         received=received,
         where=where,
@@ -67,7 +67,7 @@ def read_rows(
 ) -> Iterator[np.ndarray]:
     """Yield pieces of at most CHUNK_BYTES; `read(n)` returns n bytes unless the file ends.
 
-    Raises TruncatedFileError when the file ends early.
+    Raises DatasetError when the file ends early.
     """
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
     rows_a_chunk = max(1, CHUNK_BYTES // max(1, row_bytes))

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from tasks.checkpoints import all_checkpoints
-from tasks.entries import Entries
+from tasks.cache.blobs import Store
+from tasks.cache.checkpoints import all_checkpoints
+from tasks.cache.entries import Entries
+from tasks.cache.housekeeping import clear, damages, inventory, prune, stored_bytes
 from tasks.errors import PipelineError
-from tasks.housekeeping import clear, damages, inventory, prune, stored_bytes
 from tasks.settings import RunSettings
-from tasks.store import Store
 
 EXIT_DAMAGED = 1
 HOURS = {"h": 1, "d": 24, "w": 7 * 24}

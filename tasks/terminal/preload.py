@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parents[1]
 def preload_for(settings: RunSettings) -> None:
     """Import TensorFlow now if the run will probably train or evaluate."""
     if settings.refresh or not _note(settings).exists():
-        import tasks.backend  # noqa: F401 - for its imports
+        import tasks.learning.backend  # noqa: F401 - for its imports
 
 
 def remember(settings: RunSettings) -> None:

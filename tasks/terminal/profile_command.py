@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.cache.blobs import write_atomically
 from tasks.errors import PipelineError, ProfileError
 from tasks.records import Profile
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import find_dataset, open_dataset
-from tasks.store import write_atomically
 
 EXIT_FAILED = 1
 IMAGE_AXES = 3
@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _profile(dataset: str) -> Profile:
-    from tasks.measure import measure
-    from tasks.quality import profile_of
+    from tasks.validation.measure import measure
+    from tasks.validation.quality import profile_of
 
     source = find_dataset(dataset, downloads=RunSettings().cache_root / "downloads")
     streams = open_dataset(source)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from tasks.orchestration.server import (
+from tasks.server.own import (
     OwnServer,
     is_configured,
     lost_server,
@@ -113,7 +113,7 @@ class Session:
         return 0
 
     def _run(self, flow: Callable[[RunSettings], RunSummary], display: Display) -> RunSummary:
-        from tasks.ledger import listening
+        from tasks.orchestration.ledger import listening
         from tasks.terminal.preload import preload_for, remember
 
         settings = self.command.settings

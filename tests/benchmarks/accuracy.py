@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.backend import keras
-from tasks.network import build_model
+from tasks.cache.blobs import Store
+from tasks.learning.backend import keras
+from tasks.learning.network import build_model
+from tasks.learning.training import fit, predict
 from tasks.records import ARRAY_NAMES, DatasetRef
 from tasks.settings import RunSettings
-from tasks.store import Store
-from tasks.training import fit, predict
 
 MNIST = Path(__file__).parents[2] / "tasks" / "sources" / "mnist.npz"
 HELD_OUT = 10_000

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tasks.store import Store
+from tasks.cache.blobs import Store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -37,8 +37,8 @@ OBVIOUS = [sys.executable, str(HERE / "obvious_prefect.py"), str(MNIST)]
 # In a process of its own, so that nothing has been parsed before.
 KEYS = """
 import time
-from tasks.fingerprint import fingerprint_of
-from tasks.ingredients import Ingredients
+from tasks.cache.fingerprint import fingerprint_of
+from tasks.cache.ingredients import Ingredients
 started = time.perf_counter()
 for stage in ("load", "validate", "preprocess", "train", "evaluate", "illustrate"):
     code, libraries, _ = fingerprint_of(f"tasks.{stage}")

@@ -46,7 +46,7 @@ metadata.version = lambda name: installed(name) + (".post1" if name == "numpy" e
 Edit = tuple[str, str, tuple[str, ...]]  # what is replaced, by what, in which source files
 Damage = Literal["", "array truncated", "bit flipped", "record torn"]
 
-HELPERS = ("tasks/network.py", "obvious_network.py")
+HELPERS = ("tasks/learning/network.py", "obvious_network.py")
 TRAINING = ("tasks/train.py", "obvious_prefect.py")
 
 

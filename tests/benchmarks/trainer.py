@@ -24,11 +24,11 @@ import numpy as np
 from accuracy import SEEDS, Row, stored_mnist, train
 from prefect import flow, task
 
+from tasks.cache.blobs import Store
 from tasks.orchestration import progress as live
-from tasks.orchestration.server import wait_for_configured_server
 from tasks.records import DatasetRef
+from tasks.server.own import wait_for_configured_server
 from tasks.settings import RunSettings
-from tasks.store import Store
 
 PROGRESS_ROUNDS = 3
 PLAIN_FIT, MLP, FAST, *LONGER = (replace(row, seeds=1) for row in SEEDS)

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.cache.blobs import Store
 from tasks.load import count_classes
-from tasks.offenders import offender_sheet
-from tasks.profiles import validation_rules
-from tasks.quality import examine
 from tasks.records import DatasetRef
+from tasks.reporting.offenders import offender_sheet
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import EMBEDDED_MNIST
-from tasks.store import Store
+from tasks.validation.quality import examine
 
 ROUNDS = 3
 
@@ -47,7 +46,7 @@ def measured(arrays: dict[str, np.ndarray], store: Store) -> tuple[float, float]
         **{name: store.put_array(array) for name, array in arrays.items()},
     )
     mapped = {name: store.open_array(getattr(raw, name)) for name in arrays}
-    rules = validation_rules(RunSettings(), "mnist")
+    rules = RunSettings().rules("mnist")
 
     def examined() -> None:
         offender_sheet(examine(raw, mapped, rules), mapped)

@@ -1,0 +1,1 @@
+"""Computed once: blobs, entries, keys, checkpoints, housekeeping. Knows no Prefect."""

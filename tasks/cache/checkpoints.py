@@ -1,0 +1,183 @@
+"""How far a training has come, so that a run that dies goes on instead of starting over.
+
+    <cache dir>/checkpoints/<cache key>/000007     after the seventh epoch
+
+One file holds all that training changes: a line of JSON (the key, the history), then every
+array as in an `.npy` file, then the SHA-256 of all of it. It gets its name once the disk has
+it; two are kept, so that a damaged one leaves the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from tasks.cache.blobs import PARTIAL, NewFile, Store, errors_named, new_file
+from tasks.cache.entries import KEY, regular_files
+from tasks.records import EpochMetrics, Record, Sha256
+
+KEPT = 2
+NAME = re.compile("[0-9]{6}")
+OURS = re.compile(rf"[0-9]{{6}}|.*{re.escape(PARTIAL)}")  # a killed run leaves an unfinished one
+DIGEST_BYTES = 64
+READ_BYTES = 1 << 20
+
+
+class Progress(Record):
+    """Which training this is, and its metrics so far: one for each epoch that is done."""
+
+    key: Sha256
+    history: tuple[EpochMetrics, ...]
+    arrays: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after an epoch. The arrays are those of `training.state_of`, in its order."""
+
+    history: tuple[EpochMetrics, ...]
+    arrays: Sequence[np.ndarray]
+
+
+class Checkpoints:
+    """The checkpoints of one training, named by its cache key."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._key = key
+        self.folder = store.checkpoints / key
+
+    def newest(
+        self, shapes: Sequence[tuple[int, ...]], warn: Callable[[str], None]
+    ) -> Checkpoint | None:
+        """The newest one that is whole and has arrays of these shapes; the others are removed."""
+        for path in reversed(regular_files(self.folder, NAME)):
+            try:
+                checkpoint = self._read(path)
+                if [array.shape for array in checkpoint.arrays] == list(shapes):
+                    return checkpoint
+                found = "it is of another model"
+            except (OSError, ValueError) as error:
+                found = str(error).partition("\n")[0]
+            warn(f"discarded the checkpoint {path}: {found}")
+            path.unlink(missing_ok=True)
+        return None
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint, and one before it. Raises StoreError or StoreError."""
+        with errors_named(self.folder):
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        progress = Progress(
+            key=self._key, history=checkpoint.history, arrays=len(checkpoint.arrays)
+        )
+        with new_file(self.folder) as file:
+            digested = _Digested(file)
+            digested.write(progress.model_dump_json().encode() + b"\n")
+            for array in checkpoint.arrays:
+                np.lib.format.write_array(digested, array, allow_pickle=False)
+            file.write(digested.sha256().encode())
+            file.publish(self.folder / _name(checkpoint.history), sync=True)
+        for old in regular_files(self.folder, NAME)[:-KEPT]:
+            old.unlink(missing_ok=True)
+
+    def written(self) -> datetime:
+        """When the training came as far as this; the beginning of time if it is gone."""
+        try:
+            return datetime.fromtimestamp(self.folder.stat().st_mtime, UTC)
+        except OSError:
+            return datetime.min.replace(tzinfo=UTC)
+
+    def clear(self) -> None:
+        """Remove them: the training is complete, or begins anew."""
+        for path in regular_files(self.folder, OURS):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # never made, or something of others is in it
+            self.folder.rmdir()
+
+    def _read(self, path: Path) -> Checkpoint:
+        """Raises ValueError unless the file is whole and what its name says, and OSError."""
+        with path.open("rb") as file:
+            _require_intact(file)
+            progress = Progress.model_validate_json(file.readline())
+            arrays = [
+                np.lib.format.read_array(file, allow_pickle=False) for _ in range(progress.arrays)
+            ]
+        if (progress.key, _name(progress.history)) != (self._key, path.name):
+            raise ValueError("it is of another training or epoch")
+        return Checkpoint(progress.history, arrays)
+
+
+def all_checkpoints(store: Store) -> Iterator[Checkpoints]:
+    """Those of every training that was begun and not completed."""
+    with suppress(OSError):
+        for folder in sorted(store.checkpoints.iterdir()):
+            if KEY.fullmatch(folder.name):
+                yield Checkpoints(store, folder.name)
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside the training that goes on.
+
+    A new one waits until the one before is on the disk. What cannot be written is told, and
+    does not stop the training.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, warn: Callable[[str], None]) -> None:
+        self._checkpoints, self._warn = checkpoints, warn
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Callable[[Checkpoint], None]:
+        return self._write
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+        self._finish()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        self._finish()
+        self._pending = self._thread.submit(self._checkpoints.write, checkpoint)
+
+    def _finish(self) -> None:
+        if self._pending is not None and (error := self._pending.exception()):
+            self._warn(f"no checkpoint of the epoch before: {error}")
+        self._pending = None
+
+
+class _Digested:
+    """A new file for NumPy to write to, with the digest of what was written."""
+
+    def __init__(self, file: NewFile) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def write(self, content: bytes) -> None:
+        self._digest.update(content)
+        self._file.write(content)
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _name(history: Sequence[EpochMetrics]) -> str:
+    return f"{len(history):06d}"
+
+
+def _require_intact(file: BinaryIO) -> None:
+    """Raise ValueError unless the file ends in the digest of what is before; then rewind."""
+    digest, tail = hashlib.sha256(), b""
+    while chunk := file.read(READ_BYTES):
+        tail += chunk
+        digest.update(tail[:-DIGEST_BYTES])
+        tail = tail[-DIGEST_BYTES:]
+    if tail != digest.hexdigest().encode():
+        raise ValueError("it is torn or altered: content and digest differ")
+    file.seek(0)

@@ -1,0 +1,1 @@
+"""Networks, the compiled trainer, own models, seeding, scores."""

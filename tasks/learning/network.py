@@ -1,0 +1,222 @@
+"""The networks, and what identifies a trained one.
+
+The default is the reference experiment: 784 inputs, Dense 64 ReLU, Dense 10 softmax,
+784·64 + 64 + 64·10 + 10 = 50,890 parameters.
+
+This module imports TensorFlow (3 s): import it inside the stages that compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from tasks.errors import ModelError
+from tasks.learning.backend import keras
+from tasks.learning.own_model import call_own_model
+from tasks.learning.seeding import seeded
+from tasks.learning.training import input_shape
+from tasks.records import DatasetRef, Network, OwnModel, TrainingPlan
+
+OPTIMIZERS = {
+    "rmsprop": keras.optimizers.RMSprop,
+    "adam": keras.optimizers.Adam,
+    "sgd": keras.optimizers.SGD,
+}
+WARMUP_FRACTION, START_DIVISOR = 0.3, 25  # of the one-cycle schedule
+BATCH_MEMORY = 0.9  # Keras's 0.99 still holds the initial statistics after an epoch
+CNN_MIN_SIDE = 4  # two poolings by 2 must leave at least one pixel
+CNN_UNPADDED_SIDE = 12  # from here on also if the convolutions take 4 and 2 pixels off
+
+
+def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
+    """A new, compiled network with its initial weights drawn from the plan's seed.
+
+    Input: (batch, pixel) float32 in [0, 1], or of a user's own model any shape of as many
+    values. Output: (batch, class) probabilities.
+
+    Raises:
+        ModelError: the images are smaller than the network can pool.
+        ModelError: the user's function does not give a model that fits.
+    """
+    with seeded(plan.seed):
+        # Layers without a name are numbered, and the digest has names. Garbage is left: 0.3 s.
+        keras.utils.clear_session(free_memory=False)
+        if isinstance(plan.model, OwnModel):
+            return _own_model(plan.model, plan, dataset)
+        model = _network(plan.model, plan, dataset)
+        _compile(model, plan, dataset)
+        return model
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 over configuration and weights: the model's identity, unlike its file's digest.
+
+    Covers the architecture and, in order, each weight's dtype, shape and bytes. Neither the
+    optimizer's state nor any date enters.
+    """
+    digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True).encode())
+    for variable in model.weights:
+        values = np.ascontiguousarray(variable.numpy())
+        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        digest.update(values.data.cast("B"))
+    return digest.hexdigest()
+
+
+def load_model(path: Path, network: Network, dataset: DatasetRef) -> keras.Model:
+    """Read a model that `train` saved, for predictions. Code inside the file is never run.
+
+    A user's own model is built anew by its function and takes the weights only. Raises
+    ModelError.
+    """
+    if isinstance(network, OwnModel):
+        keras.utils.clear_session(free_memory=False)
+        model = _called(network, dataset)
+        model(_noise(model, network, dataset))  # makes what weights it has
+        if model.compiled:
+            model.optimizer.build(model.trainable_variables)  # they are in the file, too
+        model.load_weights(path)
+        return model
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def _network(name: str, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
+    hidden = {"mlp": _mlp_layers, "cnn": _cnn_layers}[name](plan, dataset)
+    return keras.Sequential(
+        [
+            keras.Input((dataset.height * dataset.width,), name="pixels"),
+            *hidden,
+            keras.layers.Dense(dataset.classes, activation="softmax", name="probabilities"),
+        ],
+        name=name,
+    )
+
+
+def _compile(model: keras.Model, plan: TrainingPlan, dataset: DatasetRef) -> None:
+    model.compile(
+        optimizer=OPTIMIZERS[plan.optimizer](learning_rate=_learning_rate(plan, dataset)),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.label_smoothing),
+        metrics=["accuracy"],
+    )
+
+
+def _learning_rate(
+    plan: TrainingPlan, dataset: DatasetRef
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    if plan.schedule == "constant":
+        return plan.learning_rate
+    # Smith, Super-Convergence (arXiv 1708.07120), with a cosine for the way down.
+    steps = plan.epochs * math.ceil(dataset.x_train.shape[0] / plan.batch_size)
+    warmup_steps = round(WARMUP_FRACTION * steps)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=plan.learning_rate / START_DIVISOR,
+        warmup_target=plan.learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=steps - warmup_steps,
+    )
+
+
+def _own_model(own: OwnModel, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
+    """What the user's function builds, compiled if it is not, and tried on two images."""
+    model = _called(own, dataset)
+    if not model.compiled:
+        _compile(model, plan, dataset)
+    images = _noise(model, own, dataset)
+    labels = np.eye(len(images), dataset.classes, dtype=np.float32)
+    try:
+        probabilities = np.asarray(model(images))
+        figures = model.test_on_batch(images, labels, return_dict=True)
+        json.dumps(model.get_config())
+    except Exception as error:
+        raise ModelError(
+            "The model must take one-hot labels, and be one that Keras can save.",
+            received=f"{type(error).__name__}: {error}",
+            where=f"{own.path}:{own.name}",
+        ) from error
+    sums = probabilities.sum(axis=-1)
+    if (
+        probabilities.shape != labels.shape
+        or probabilities.min() < 0
+        or not np.allclose(sums, 1, atol=1e-3)
+    ):
+        raise ModelError(
+            f"The model must give {dataset.classes} probabilities, as a softmax does.",
+            received=f"outputs of shape {probabilities.shape[1:]} that sum to {sums.flat[0]:.3g}",
+            where=f"{own.path}:{own.name}",
+        )
+    if "accuracy" not in figures:
+        raise ModelError(
+            'A model that comes compiled must have "accuracy" among its metrics.',
+            received=", ".join(figures),
+            where=f"{own.path}:{own.name}",
+        )
+    return model
+
+
+def _called(own: OwnModel, dataset: DatasetRef) -> keras.Model:
+    model = call_own_model(own, height=dataset.height, width=dataset.width, classes=dataset.classes)
+    if not isinstance(model, keras.Model):
+        raise ModelError(
+            "The function must return a keras.Model.",
+            received=type(model).__name__,
+            where=f"{own.path}:{own.name}",
+        )
+    return model
+
+
+def _noise(
+    model: keras.Model, own: OwnModel, dataset: DatasetRef
+) -> Float32[np.ndarray, "image ..."]:
+    """Two random images as the model takes them. Raises ModelError for another size."""
+    pixels = dataset.height * dataset.width
+    shape = input_shape(model, pixels)
+    if -1 in shape or math.prod(shape) != pixels:
+        raise ModelError(
+            f"The model's input must have the size of an image, {pixels} values in any shape.",
+            received=f"keras.Input({shape})",
+            where=f"{own.path}:{own.name}",
+        )
+    return np.random.default_rng(0).random((2, *shape), np.float32)
+
+
+def _mlp_layers(plan: TrainingPlan, dataset: DatasetRef) -> list[keras.layers.Layer]:
+    del dataset
+    return [keras.layers.Dense(plan.hidden_units, activation="relu", name="hidden")]
+
+
+def _cnn_layers(plan: TrainingPlan, dataset: DatasetRef) -> list[keras.layers.Layer]:
+    height, width = dataset.height, dataset.width
+    if min(height, width) < CNN_MIN_SIDE:
+        raise ModelError(
+            f"The cnn needs images of at least {CNN_MIN_SIDE} by {CNN_MIN_SIDE} pixels.",
+            received=f"{height} by {width}",
+            where=dataset.name,
+            advice="Use --model mlp.",
+        )
+    layers = keras.layers
+    # Without the border a convolution takes a quarter less time, and MNIST's is empty.
+    padding = "valid" if min(height, width) >= CNN_UNPADDED_SIDE else "same"
+    return [
+        layers.Reshape((height, width, 1), name="image"),
+        layers.Conv2D(32, 5, padding=padding, use_bias=False, name="edges"),
+        layers.MaxPooling2D(name="pool_edges"),  # before what follows: a quarter of its work
+        *_normalised("edges"),
+        layers.Conv2D(64, 3, padding=padding, use_bias=False, name="shapes"),
+        layers.MaxPooling2D(name="pool_shapes"),
+        *_normalised("shapes"),
+        layers.Flatten(name="features"),
+        layers.Dense(plan.hidden_units, use_bias=False, name="hidden"),
+        *_normalised("hidden"),
+    ]
+
+
+def _normalised(name: str) -> list[keras.layers.Layer]:
+    return [
+        keras.layers.BatchNormalization(momentum=BATCH_MEMORY, name=f"normalise_{name}"),
+        keras.layers.ReLU(name=f"rectify_{name}"),
+    ]

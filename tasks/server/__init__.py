@@ -1,0 +1,1 @@
+"""The run's own Prefect server, and whether one is configured. Imports no Prefect at start."""

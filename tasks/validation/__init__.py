@@ -1,0 +1,1 @@
+"""Contracts of the arrays, checks of the images, reference profiles."""

@@ -1,0 +1,41 @@
+"""Reference profiles: what images usually are like, to notice when they are not.
+
+mnist.json lies here, of MNIST's training images; `mnist-profile` writes others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks.errors import ProfileError
+from tasks.records import Profile
+
+FOLDER = Path(__file__).parent
+
+
+def find_profile(chosen: str | None, dataset: str) -> Profile | None:
+    """The chosen profile, or the dataset's own if there is one.
+
+    Raises:
+        ProfileError: the chosen profile is neither one of ours nor a file that holds one.
+    """
+    ours = {path.stem: path for path in FOLDER.glob("*.json")}
+    path = ours.get(chosen or dataset)
+    if path is None and chosen is not None:
+        path = Path(chosen).expanduser()
+    return _read(path) if path else None
+
+
+def _read(path: Path) -> Profile:
+    try:
+        return Profile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ProfileError(
+            f"A profile is {', '.join(p.stem for p in FOLDER.glob('*.json'))}, or a JSON file "
+            "that mnist-profile wrote.",
+            received=str(error).replace("\n", " "),
+            where=f"--profile {path}",
+            advice="Write it with mnist-profile DATASET OUTPUT.json.",
+        ) from error

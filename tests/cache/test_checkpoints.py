@@ -1,0 +1,413 @@
+"""Checkpoints: what is kept after an epoch, what is refused, and that nobody sees a resumed run."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import FullDisk, Heard, Run, flip_bit, place_idx, run_flow, settings_in, stripes
+from prefect.client.orchestration import get_client
+
+from flows.mnist_flow import mnist_flow
+from tasks.cache.blobs import Store
+from tasks.cache.checkpoints import Checkpoint, Checkpoints, CheckpointWriter
+from tasks.cache.entries import Entries
+from tasks.cache.fingerprint import Fingerprint
+from tasks.orchestration.ledger import listening
+from tasks.records import EpochMetrics, ModelRef
+from tasks.settings import LocalRunSettings, RunSettings
+
+KEY, OTHER_KEY = "ab" * 32, "cd" * 32
+SHAPES = [(5, 3), (), (2,), (400, 400)]
+TORN = "it is torn or altered: content and digest differ"
+
+Trained = tuple[str, tuple[EpochMetrics, ...]]  # weights and history
+
+
+def checkpoint(epochs: int) -> Checkpoint:
+    """The state after so many epochs; no two are equal, and one array is larger than a read."""
+    random = np.random.default_rng(epochs)
+    losses = [0.1 + 0.2 / epoch for epoch in range(1, epochs + 1)]
+    return Checkpoint(
+        history=tuple(EpochMetrics(loss=loss, accuracy_fraction=1 / 3) for loss in losses),
+        arrays=[
+            random.random((5, 3), np.float32),
+            np.array(epochs, np.int64),
+            random.integers(2**32, size=2, dtype=np.uint32),
+            random.random((400, 400)),
+        ],
+    )
+
+
+def written(store: Store, *epochs: int, key: str = KEY) -> Checkpoints:
+    """The checkpoints of one training, after these epochs."""
+    checkpoints = Checkpoints(store, key)
+    for epoch in epochs:
+        checkpoints.write(checkpoint(epoch))
+    return checkpoints
+
+
+def names_in(checkpoints: Checkpoints) -> list[str]:
+    return sorted(path.name for path in checkpoints.folder.iterdir())
+
+
+def newest_epoch(checkpoints: Checkpoints) -> tuple[int, list[str]]:
+    """After which epoch the newest checkpoint is, or 0 for none, and the warnings."""
+    warnings: list[str] = []
+    found = checkpoints.newest(SHAPES, warnings.append)
+    return len(found.history) if found else 0, warnings
+
+
+class TestFiles:
+    """Checkpoints on the disk, without a training."""
+
+    def test_state_comes_back_bit_for_bit_with_its_dtypes_and_history(self, store: Store) -> None:
+        found = written(store, 3).newest(SHAPES, pytest.fail)
+
+        assert found is not None
+        assert checkpoint(3).history == found.history
+        for expected, actual in zip(checkpoint(3).arrays, found.arrays, strict=True):
+            np.testing.assert_array_equal(expected, actual, strict=True)
+
+    def test_two_are_kept_and_the_newest_is_found(self, store: Store) -> None:
+        checkpoints = written(store, 1, 2, 3)
+
+        assert ["000002", "000003"] == names_in(checkpoints)
+        assert (3, []) == newest_epoch(checkpoints)
+
+    def test_nothing_is_found_where_nothing_was_written(self, store: Store) -> None:
+        assert (0, []) == newest_epoch(Checkpoints(store, KEY))
+
+    @pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 400, -65, -64, -1])
+    def test_torn_file_is_discarded_and_the_one_before_is_used(
+        self, store: Store, length: int
+    ) -> None:
+        checkpoints = written(store, 1, 2)
+        torn = checkpoints.folder / "000002"
+        torn.write_bytes(torn.read_bytes()[:length])
+
+        assert (1, [f"discarded the checkpoint {torn}: {TORN}"]) == newest_epoch(checkpoints)
+        assert ["000001"] == names_in(checkpoints)
+
+    @pytest.mark.parametrize("position", [0, 20, 300, 600, 500_000, -65, -64, -1])
+    def test_file_with_one_flipped_bit_is_discarded_and_the_one_before_is_used(
+        self, store: Store, position: int
+    ) -> None:
+        checkpoints = written(store, 1, 2)
+        altered = checkpoints.folder / "000002"
+        flip_bit(altered, position)
+
+        assert (1, [f"discarded the checkpoint {altered}: {TORN}"]) == newest_epoch(checkpoints)
+
+    @pytest.mark.parametrize(
+        ("key", "name"), [(OTHER_KEY, "000002"), (KEY, "000007")], ids=["key", "epoch"]
+    )
+    def test_checkpoint_of_another_training_or_epoch_is_discarded(
+        self, store: Store, key: str, name: str
+    ) -> None:
+        checkpoints = written(store, 1)
+        foreign = (written(store, 2, key=key).folder / "000002").rename(checkpoints.folder / name)
+
+        found = "it is of another training or epoch"
+        expected = [f"discarded the checkpoint {foreign}: {found}"]
+        assert (1, expected) == newest_epoch(checkpoints)
+
+    def test_checkpoint_of_another_model_is_discarded(self, store: Store) -> None:
+        checkpoints, warnings = written(store, 1), list[str]()
+
+        assert checkpoints.newest([(5, 4), *SHAPES[1:]], warnings.append) is None
+        path = checkpoints.folder / "000001"
+        assert [f"discarded the checkpoint {path}: it is of another model"] == warnings
+
+    def test_partial_file_of_a_killed_run_is_ignored_and_goes_with_the_others(
+        self, store: Store
+    ) -> None:
+        checkpoints = written(store, 1, 2)
+        shutil.copy(checkpoints.folder / "000002", checkpoints.folder / "tmp1234.partial")
+
+        assert (2, []) == newest_epoch(checkpoints)
+        checkpoints.clear()
+        assert not checkpoints.folder.exists()
+
+    def test_foreign_file_stays(self, store: Store) -> None:
+        checkpoints = written(store, 1)
+        (checkpoints.folder / "notes.txt").touch()
+        checkpoints.clear()
+        assert ["notes.txt"] == names_in(checkpoints)
+
+    def test_symlink_is_neither_followed_nor_removed(self, store: Store, tmp_path: Path) -> None:
+        checkpoints = written(store, 1, 2)
+        outside = (checkpoints.folder / "000002").rename(tmp_path / "outside")
+        (checkpoints.folder / "000002").symlink_to(outside)
+
+        assert (1, []) == newest_epoch(checkpoints)
+        checkpoints.clear()
+        assert ["000002"] == names_in(checkpoints)
+        assert outside.exists()
+
+
+class TestWriter:
+    """Writing beside a training."""
+
+    def test_interrupted_block_still_writes_what_it_was_given(self, store: Store) -> None:
+        checkpoints = Checkpoints(store, KEY)
+
+        def write_and_stop() -> None:
+            with CheckpointWriter(checkpoints, pytest.fail) as write:
+                for epoch in (1, 2, 3):
+                    write(checkpoint(epoch))
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write_and_stop()
+
+        assert ["000002", "000003"] == names_in(checkpoints)
+
+    def test_folder_that_cannot_be_written_to_is_told_and_raises_nothing(
+        self, store: Store
+    ) -> None:
+        """As root every folder can be written to, so a file stands in its place."""
+        checkpoints, warnings = Checkpoints(store, KEY), list[str]()
+        checkpoints.folder.touch()
+
+        with CheckpointWriter(checkpoints, warnings.append) as write:
+            write(checkpoint(1))
+
+        (warning,) = warnings
+        assert "must be writable" in warning
+
+    def test_full_disk_is_told_and_spoils_no_earlier_checkpoint(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checkpoints, warnings = written(store, 1, 2), list[str]()
+
+        def fdopen(handle: int, mode: str) -> io.BufferedWriter:
+            return io.BufferedWriter(FullDisk(handle, mode))
+
+        monkeypatch.setattr("tasks.cache.blobs.os.fdopen", fdopen)
+        with CheckpointWriter(checkpoints, warnings.append) as write:
+            write(checkpoint(3))
+
+        (warning,) = warnings
+        assert "No space left on device" in warning
+        assert (2, []) == newest_epoch(checkpoints)
+        assert ["000001", "000002"] == names_in(checkpoints)
+
+
+class CutOff(Heard):
+    """Ends the run after an epoch, as a fault in it would."""
+
+    def __init__(self, epoch: int, error: BaseException) -> None:
+        super().__init__()
+        self._epoch, self._error = epoch, error
+
+    def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
+        del epochs, metrics
+        if epoch == self._epoch:
+            raise self._error
+
+
+def cut_off(settings: RunSettings, epoch: int, error: BaseException | None = None) -> None:
+    """Run the flow until this epoch is done."""
+    error = error or RuntimeError("cut off")
+    with listening(CutOff(epoch, error)), pytest.raises(type(error)):
+        mnist_flow(settings)
+
+
+def why_trained(run: Run) -> str:
+    return run.summary.stages["train"].why
+
+
+def kept(settings: RunSettings) -> list[Path]:
+    """The checkpoints, the newest first."""
+    return sorted((settings.cache_root / "checkpoints").glob("*/*"), reverse=True)
+
+
+def trained(settings: RunSettings) -> Trained:
+    """What came of the latest training in a cache."""
+    entries = Entries(Store(root=settings.cache_root))
+    latest = entries.latest("train")
+    assert latest is not None
+    model = entries.read(latest.key).result
+    assert isinstance(model, ModelRef)
+    return model.weights_sha256, model.history
+
+
+def five_epochs_in(folder: Path) -> RunSettings:
+    folder.mkdir(exist_ok=True)
+    place_idx(folder / "stripes", stripes(), zipped=True)
+    return settings_in(folder).model_copy(update={"epochs": 5})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    prefect_server: None,  # noqa: ARG001 - must be up before the run
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
+    """What comes of five epochs in one go."""
+    settings = five_epochs_in(tmp_path_factory.mktemp("uninterrupted"))
+    run_flow(settings)
+    return trained(settings)
+
+
+@pytest.fixture(scope="module")
+def interrupted_folder(
+    prefect_server: None,  # noqa: ARG001 - must be up before the run
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """What a run leaves that was cut off after three of five epochs, not to be changed."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    cut_off(five_epochs_in(folder), 3)
+    return folder
+
+
+@pytest.fixture
+def interrupted(interrupted_folder: Path, tmp_path: Path) -> RunSettings:
+    """The settings of a run that was cut off after three of five epochs, and its cache."""
+    shutil.copytree(interrupted_folder / "cache", tmp_path / "cache")
+    return five_epochs_in(tmp_path)
+
+
+NETS = """
+import keras
+
+def dropout(height, width, classes):
+    return keras.Sequential([
+        keras.Input((height * width,), name="pixels"),
+        keras.layers.GaussianNoise(0.1, name="noise"),
+        keras.layers.Dropout(0.5, name="dropout"),
+        keras.layers.Dense(classes, "softmax", name="probabilities"),
+    ], name="dropout")
+
+def eager(height, width, classes):
+    model = dropout(height, width, classes)
+    sgd = keras.optimizers.SGD(0.05, momentum=0.9)
+    loss = "categorical_crossentropy"
+    model.compile(optimizer=sgd, loss=loss, metrics=["accuracy"], run_eagerly=True)
+    return model
+"""
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestResumedRun:
+    """A run that was cut off, and the next one with the same settings."""
+
+    def test_same_bits_and_history_as_in_one_go(
+        self, interrupted: RunSettings, uninterrupted: Trained
+    ) -> None:
+        run = run_flow(interrupted)
+
+        assert why_trained(run) == "first run; resumed after epoch 3 of 5"
+        assert uninterrupted == trained(interrupted)
+
+    @pytest.mark.parametrize("model", ["cnn", "nets.py:dropout", "nets.py:eager"])
+    def test_same_bits_and_history_as_in_one_go_with_other_networks(
+        self, tmp_path: Path, model: str
+    ) -> None:
+        """Shifts, batch normalisation, random layers, a one-cycle schedule, Keras's own loop."""
+        (tmp_path / "nets.py").write_text(NETS)
+        name = model if model == "cnn" else f"{tmp_path}/{model}"
+        changes = {"model": name, "epochs": 3}
+        in_one_go, settings = (
+            LocalRunSettings(**(five_epochs_in(tmp_path / folder).model_dump() | changes))
+            for folder in ("one", "two")
+        )
+        run_flow(in_one_go)
+        cut_off(settings, 1)
+
+        run = run_flow(settings)
+
+        assert why_trained(run) == "first run; resumed after epoch 1 of 3"
+        assert trained(in_one_go) == trained(settings)
+
+    def test_goes_on_after_each_of_several_interruptions(
+        self, interrupted: RunSettings, uninterrupted: Trained
+    ) -> None:
+        cut_off(interrupted, 4, KeyboardInterrupt())
+        cut_off(interrupted, 5, SystemExit())
+
+        run = run_flow(interrupted)
+
+        assert why_trained(run) == "first run; resumed after epoch 5 of 5"
+        assert uninterrupted == trained(interrupted)
+
+    def test_no_checkpoint_is_left_once_the_result_is_stored(
+        self, interrupted: RunSettings
+    ) -> None:
+        run_flow(interrupted)
+
+        assert [] == list((interrupted.cache_root / "checkpoints").iterdir())
+
+    @pytest.mark.parametrize(
+        ("change", "why"), [({"refresh": True}, "refresh"), ({"seed": 1}, "first run")]
+    )
+    def test_other_settings_do_not_resume(
+        self, interrupted: RunSettings, change: dict[str, Any], why: str
+    ) -> None:
+        assert why == why_trained(run_flow(interrupted.model_copy(update=change)))
+
+    def test_refresh_removes_what_an_earlier_run_left(self, interrupted: RunSettings) -> None:
+        cut_off(interrupted.model_copy(update={"refresh": True}), 1)
+
+        assert ["000001"] == [path.name for path in kept(interrupted)]
+
+    @pytest.mark.parametrize(
+        ("damaged", "why"), [(1, "first run; resumed after epoch 2 of 5"), (2, "first run")]
+    )
+    def test_damaged_checkpoints_are_not_used_and_the_bits_are_the_same(
+        self, interrupted: RunSettings, uninterrupted: Trained, damaged: int, why: str
+    ) -> None:
+        for path in kept(interrupted)[:damaged]:
+            flip_bit(path, path.stat().st_size // 2)
+
+        run = run_flow(interrupted)
+
+        assert why == why_trained(run)
+        assert uninterrupted == trained(interrupted)
+
+    def test_edited_code_leaves_no_checkpoint(
+        self, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tasks.cache.fingerprint.STARTED_NS", 0)  # every file is newer
+
+        cut_off(settings, 1)
+
+        assert [] == kept(settings)
+
+    def test_code_edited_after_the_key_was_made_is_not_gone_on_from(
+        self, settings: RunSettings
+    ) -> None:
+        """What the body imported may be newer than the key says, and the edit undone later."""
+        newer = Fingerprint(code={}, libraries={}, edited=["tasks/learning/training.py"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tasks.orchestration.stage.fingerprint_of", lambda _: newer)
+            run_flow(settings)
+
+        assert "resumed" not in why_trained(run_flow(settings))
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestProgressInPrefect:
+    """The artifact that shows how far a training is."""
+
+    def test_ends_at_a_hundred_percent(self, first_run: Run) -> None:
+        runs, keys = [first_run.summary.flow_run_id], ["stripes-training"]
+        chosen = {"flow_run_id": {"any_": runs}, "key": {"any_": keys}}
+        with get_client(sync_client=True) as client:
+            answer = client.request("POST", "/artifacts/filter", json={"artifacts": chosen})
+        assert [("progress", 100.0)] == [(one["type"], one["data"]) for one in answer.json()]
+
+    @pytest.mark.parametrize("call", ["create_progress_artifact", "update_progress_artifact"])
+    def test_server_that_fails_does_not_fail_the_run(
+        self, settings: RunSettings, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise ConnectionError("no server")
+
+        monkeypatch.setattr(f"tasks.orchestration.progress.{call}", fail)
+
+        assert run_flow(settings).heard["train"].state == "computed"

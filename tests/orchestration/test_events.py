@@ -1,0 +1,148 @@
+"""What a run tells Prefect besides its states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from builders import Arrays, place_idx, run_flow, stripes
+from prefect import Flow
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Crashed, Failed, State
+
+from tasks.errors import ValidationFailedError
+from tasks.orchestration import events, hooks
+from tasks.settings import RunSettings
+
+Told = list[dict[str, Any]]
+
+
+def scaled_stripes() -> Arrays:
+    """The images of the flow's tests, with pixels 0 and 1 only."""
+    return {k: v // 255 if k.startswith("x") else v for k, v in stripes().items()}
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """The events that were sent; nothing is sent."""
+    sent: Told = []
+    monkeypatch.setattr(events, "emit_event", lambda **event: sent.append(event))
+    return sent
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs count as runs of a deployment."""
+    monkeypatch.setattr(events, "_deployed", lambda: True)
+
+
+@pytest.mark.usefixtures("prefect_server", "deployed")
+class TestInARun:
+    """With the flow around it."""
+
+    def test_good_run_tells_of_nothing(self, settings: RunSettings, told: Told) -> None:
+        run_flow(settings)
+        assert told == []
+
+    def test_bad_data_is_told(self, settings: RunSettings, tmp_path: Path, told: Told) -> None:
+        place_idx(tmp_path / "stripes", scaled_stripes(), zipped=True)
+        with pytest.raises(ValidationFailedError):
+            run_flow(settings)
+        (event,) = told
+        assert event["event"] == "mnist.validation.failed"
+        assert event["payload"]["dataset"] == "stripes"
+        assert "2 errors" in event["payload"]["message"]
+
+    def test_drop_below_the_best_is_told(
+        self, settings: RunSettings, told: Told, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def better_before(_: str) -> tuple[float, ...]:
+            return (0.5, 2.0, 0.5)
+
+        monkeypatch.setattr("tasks.publish.earlier_accuracies", better_before)
+        summary = run_flow(settings).summary
+        (event,) = told
+        assert event["event"] == "mnist.accuracy.dropped"
+        expected = {"dataset": "stripes", "accuracy": round(summary.accuracy, 4), "best": 2.0}
+        assert event["payload"] == expected
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "earlier", "dropped"),
+    [
+        (0.97, (), False),
+        (0.97, (0.975,), False),
+        (0.97, (0.979, 0.90), False),
+        (0.97, (0.981, 0.90), True),
+        (0.97, (0.95, 0.96), False),
+    ],
+)
+def test_drop_is_more_than_a_percentage_point_below_the_best(
+    accuracy: float, earlier: tuple[float, ...], dropped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[object] = []
+    monkeypatch.setattr(events, "_tell", lambda *event: sent.append(event))
+    events.tell_dropped_accuracy("mnist", accuracy, earlier)
+    assert len(sent) == int(dropped)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_run_from_a_terminal_tells_nobody(
+    settings: RunSettings, tmp_path: Path, told: Told
+) -> None:
+    place_idx(tmp_path / "stripes", scaled_stripes(), zipped=True)
+    with pytest.raises(ValidationFailedError):
+        run_flow(settings)
+    assert told == []
+
+
+def test_outside_a_run_nobody_is_told(told: Told) -> None:
+    events.tell_failed_validation("mnist", "20 checks: 1 errors, 0 warnings")
+    assert told == []
+
+
+def pipeline() -> None:
+    """A flow that is never run."""
+
+
+class TestExplanation:
+    """What a deployed run that ended badly leaves."""
+
+    @pytest.mark.parametrize(
+        ("state", "text"),
+        [
+            (
+                Failed(message="Flow run encountered an exception: DatasetError: no network."),
+                "DatasetError: no network.",
+            ),
+            (Crashed(message="Process exited with status code: -9."), "status code: -9."),
+        ],
+    )
+    def test_it_leaves_its_message_and_what_follows(
+        self, state: State, text: str, prefect_server: None
+    ) -> None:
+        del prefect_server
+        flow = Flow(pipeline)
+        with hooks.get_client(sync_client=True) as client:
+            flow_run = client.create_flow_run(flow)
+            deployed = flow_run.model_copy(update={"deployment_id": uuid4()})
+            hooks.explain(flow, deployed, state)
+            key = ArtifactFilter(key=ArtifactFilterKey(any_=["pipeline-failure"]))
+            found = [
+                str(artifact.data)
+                for artifact in client.read_artifacts(artifact_filter=key)
+                if artifact.flow_run_id == flow_run.id
+            ]
+        (left,) = found
+        assert text in left
+        assert "Flow run encountered an exception" not in left
+        assert "goes on from there" in left
+
+    def test_run_from_a_terminal_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[bool] = []
+        monkeypatch.setattr(hooks, "get_client", lambda **_: asked.append(True))
+        hooks.explain(Flow(pipeline), FlowRun(flow_id=uuid4()), Failed())
+        assert asked == []

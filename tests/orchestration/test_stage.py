@@ -1,0 +1,795 @@
+"""The cache in whole flows: what runs again, why, and what damage comes to."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cloudpickle
+import numpy as np
+import pytest
+from builders import (
+    STAGES,
+    Arrays,
+    FullDisk,
+    Heard,
+    Run,
+    SourcePackage,
+    files_below,
+    flip_bit,
+    place_idx,
+    run_flow,
+    sealed,
+)
+from prefect import flow
+from prefect.results import ResultRecord
+
+from tasks.cache.blobs import NewFile, Store, sha256_of_file
+from tasks.cache.entries import Entries
+from tasks.cache.fingerprint import Fingerprint, fingerprint_of
+from tasks.errors import PayloadError, StoreError, ValidationFailedError
+from tasks.orchestration.ledger import listening
+from tasks.orchestration.results import stored_run
+from tasks.records import BlobRef, Record, StageRecord
+from tasks.settings import RunSettings
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+R = TypeVar("R")
+CACHED = dict.fromkeys(STAGES[:-1], "unchanged")
+AFTER_TRAINING = {
+    "evaluate": "input: model changed",
+    "illustrate": "input: model, metrics changed",
+}
+
+
+def reasons(run: Run) -> dict[str, str]:
+    """Why each stage ran or did not; `publish` always runs."""
+    return {name: record.why for name, record in run.summary.stages.items()}
+
+
+def entry_of(stage: str, settings: RunSettings) -> Path:
+    """Where the result of a stage's latest run lies."""
+    entries = Entries(Store(root=settings.cache_root))
+    latest = entries.latest(stage)
+    assert latest is not None
+    return entries.path(latest.key)
+
+
+def result_of(stage: str, settings: RunSettings) -> Record:
+    return Entries(Store(root=settings.cache_root)).read(entry_of(stage, settings).name).result
+
+
+def file_of(stage: str, name: str, settings: RunSettings) -> Path:
+    """The stored file of this name in the result of a stage's latest run."""
+    ref = result_of(stage, settings).stored_files()[name]
+    return Store(root=settings.cache_root).path(ref)
+
+
+def change_code(monkeypatch: pytest.MonkeyPatch, *files: str) -> None:
+    """Let project files look edited since the run before."""
+
+    def changed(module: str) -> Fingerprint:
+        fingerprint = fingerprint_of(module)
+        code = {name: "new" if name in files else old for name, old in fingerprint.code.items()}
+        return fingerprint._replace(code=code)
+
+    monkeypatch.setattr("tasks.orchestration.policy.fingerprint_of", changed)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What the stages log: Prefect's loggers hand nothing on to the root."""
+    logger = logging.getLogger("prefect.task_runs")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+class TestUnchanged:
+    """What is served again."""
+
+    def test_first_run_says_so(self, first_run: Run) -> None:
+        assert reasons(first_run) == dict.fromkeys(STAGES[:-1], "first run")
+
+    def test_rerun_computes_nothing_but_the_record(
+        self, after_a_run: RunSettings, first_run: Run
+    ) -> None:
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["publish"]
+        assert reasons(run) == CACHED
+        assert run.heard["publish"].why == "always runs"
+        assert run.summary.accuracy == first_run.summary.accuracy
+
+    def test_completed_run_leaves_no_lock(self, first_run: Run, first_folder: Path) -> None:
+        assert first_run.computed == STAGES
+        assert files_below(first_folder / "cache" / "locks") == set()
+
+    def test_moved_cache_still_serves(self, after_a_run: RunSettings, tmp_path: Path) -> None:
+        shutil.move(tmp_path / "cache", tmp_path / "moved")
+
+        run = run_flow(after_a_run.model_copy(update={"cache_dir": tmp_path / "moved"}))
+
+        assert run.computed == ["publish"]
+
+    def test_earlier_settings_are_served_with_their_date(self, after_a_run: RunSettings) -> None:
+        first = Entries(Store(root=after_a_run.cache_root)).read(
+            entry_of("train", after_a_run).name
+        )
+        run_flow(after_a_run.model_copy(update={"epochs": 3}))
+
+        run = run_flow(after_a_run)
+
+        served = f"unchanged (as on {first.computed.astimezone():%Y-%m-%d})"
+        assert run.computed == ["publish"]
+        assert reasons(run) == CACHED | dict.fromkeys(["train", "evaluate", "illustrate"], served)
+
+    def test_refresh_computes_everything_and_gives_the_same_model(
+        self, after_a_run: RunSettings, first_run: Run
+    ) -> None:
+        run = run_flow(after_a_run.model_copy(update={"refresh": True}))
+
+        assert run.computed == STAGES
+        assert reasons(run) == dict.fromkeys(STAGES[:-1], "refresh")
+        assert run.summary.weights_sha256 == first_run.summary.weights_sha256
+
+
+class TestChanges:
+    """What runs again after a change, and the reason that is given."""
+
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            ({"epochs": 3}, "epochs 2 → 3"),
+            ({"seed": 1, "batch_size": 8}, "batch size 16 → 8; seed 0 → 1"),
+        ],
+    )
+    def test_setting_of_the_training_recomputes_it_and_what_follows(
+        self, after_a_run: RunSettings, change: dict[str, Any], why: str
+    ) -> None:
+        run = run_flow(after_a_run.model_copy(update=change))
+
+        assert run.computed == ["train", "evaluate", "illustrate", "publish"]
+        assert reasons(run) == CACHED | {"train": why} | AFTER_TRAINING
+
+    def test_one_changed_pixel_recomputes_everything(
+        self, after_a_run: RunSettings, digits: Arrays, tmp_path: Path
+    ) -> None:
+        digits["x_train"][0, 0, 0] ^= 1
+        place_idx(tmp_path / "stripes", digits, zipped=True)
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == STAGES
+        assert reasons(run) == {
+            "load": "input: train-images-idx3-ubyte.gz changed",
+            "validate": "input: x_train changed",
+            "preprocess": "input: x_train changed",
+            "train": "input: x_train changed",
+            "evaluate": "input: model, x_train changed",
+            "illustrate": "input: x_train, model, metrics changed",
+        }
+
+    def test_same_content_compressed_anew_recomputes_only_loading(
+        self, after_a_run: RunSettings, digits: Arrays, tmp_path: Path
+    ) -> None:
+        shutil.rmtree(tmp_path / "stripes")
+        place_idx(tmp_path / "stripes", digits, zipped=False)
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["load", "publish"]
+
+    def test_new_version_of_a_library_recomputes_what_reaches_it(
+        self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = fingerprint_of("tasks.train").libraries["keras"]
+        monkeypatch.setattr(
+            "tasks.cache.fingerprint._version",
+            lambda name: "99.0" if name == "keras" else metadata.version(name),
+        )
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["train", "evaluate", "publish"]
+        why = f"keras {before} → 99.0"
+        assert reasons(run) == CACHED | {"train": why, "evaluate": why}
+
+    def test_changed_code_that_gives_the_same_bytes_recomputes_nothing_else(
+        self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        change_code(monkeypatch, "tasks/preprocess.py")
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["preprocess", "publish"]
+        assert reasons(run) == CACHED | {"preprocess": "code: tasks/preprocess.py"}
+
+    def test_code_edited_during_the_run_is_neither_served_nor_kept(
+        self, after_a_run: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = files_below(tmp_path / "cache" / "results")
+        monkeypatch.setattr("tasks.cache.fingerprint.STARTED_NS", 0)  # every file is newer
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == STAGES
+        assert set(reasons(run).values()) == {"code edited during the run"}
+        assert files_below(tmp_path / "cache" / "results") == before
+
+
+def test_code_edited_after_the_key_was_made_is_not_kept(
+    after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage imports in its body; what it computed may come from newer code than its key says."""
+    longer = after_a_run.model_copy(update={"epochs": 3})
+    with monkeypatch.context() as patch:
+        newer = Fingerprint(code={}, libraries={}, edited=["tasks/learning/training.py"])
+        patch.setattr("tasks.orchestration.stage.fingerprint_of", lambda _: newer)
+        assert reasons(run_flow(longer))["train"] == "code edited during the run"
+    assert reasons(run_flow(longer))["train"] == "epochs 2 → 3"
+
+
+class TestLostAndDamagedFiles:
+    """Stored files that are gone or altered are computed anew, in the same run."""
+
+    def test_lost_array(self, after_a_run: RunSettings) -> None:
+        lost = file_of("preprocess", "x_train", after_a_run)
+        lost.unlink()
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["preprocess", "publish"]
+        assert reasons(run) == CACHED | {"preprocess": "lost: x_train"}
+        assert lost.exists()
+
+    def test_truncated_array(self, after_a_run: RunSettings) -> None:
+        truncated = file_of("preprocess", "x_train", after_a_run)
+        size = truncated.stat().st_size
+        os.truncate(truncated, size - 1)
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["preprocess", "publish"]
+        assert reasons(run) == CACHED | {"preprocess": "corrupt: x_train"}
+        assert size == truncated.stat().st_size
+
+    def test_altered_array_that_a_changed_stage_opens(
+        self, after_a_run: RunSettings, logged: pytest.LogCaptureFixture
+    ) -> None:
+        altered = file_of("preprocess", "x_train", after_a_run)
+        flip_bit(altered)
+
+        run = run_flow(after_a_run.model_copy(update={"epochs": 3}))
+
+        assert reasons(run) == CACHED | {
+            "preprocess": "corrupt: x_train",
+            "train": "epochs 2 → 3",
+            **AFTER_TRAINING,
+        }
+        assert sha256_of_file(altered) == altered.stem
+        assert "preprocess runs again: its x_train is missing or altered" in logged.messages
+
+    def test_altered_model_of_an_unchanged_run(
+        self, after_a_run: RunSettings, first_run: Run
+    ) -> None:
+        altered = file_of("train", "keras_file", after_a_run)
+        flip_bit(altered, altered.stat().st_size // 2)
+
+        run = run_flow(after_a_run)
+
+        assert reasons(run) == CACHED | {"train": "corrupt: keras_file"}
+        assert run.summary.weights_sha256 == first_run.summary.weights_sha256
+        assert (
+            sha256_of_file(run.summary.model_path)
+            == file_of("train", "keras_file", after_a_run).stem
+        )
+
+    @pytest.mark.parametrize("stage", ["validate", "preprocess"])
+    def test_altered_raw_array(
+        self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch, stage: str
+    ) -> None:
+        altered = file_of("load", "x_train", after_a_run)
+        flip_bit(altered)
+        change_code(monkeypatch, f"tasks/{stage}.py")
+
+        run = run_flow(after_a_run)
+
+        assert reasons(run) == CACHED | {
+            "load": "corrupt: x_train",
+            stage: f"code: tasks/{stage}.py",
+        }
+        assert sha256_of_file(altered) == altered.stem
+
+    def test_altered_arrays_at_both_ends_of_a_stage(
+        self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        altered = [file_of(stage, "x_test", after_a_run) for stage in ("load", "preprocess")]
+        for path in altered:
+            flip_bit(path)
+        change_code(monkeypatch, "tasks/evaluate.py")
+
+        run = run_flow(after_a_run)
+
+        assert reasons(run) == CACHED | {
+            "load": "corrupt: x_test",
+            "preprocess": "corrupt: x_test",
+            "evaluate": "code: tasks/evaluate.py",
+        }
+        assert [sha256_of_file(path) for path in altered] == [path.stem for path in altered]
+
+    def test_several_altered_arrays_of_one_stage(
+        self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        altered = [file_of("preprocess", name, after_a_run) for name in ("x_test", "y_test")]
+        for path in altered:
+            flip_bit(path)
+        change_code(monkeypatch, "tasks/evaluate.py")
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["preprocess", "evaluate", "publish"]
+        assert [sha256_of_file(path) for path in altered] == [path.stem for path in altered]
+
+    def test_disk_that_alters_whatever_is_written_ends_the_run(
+        self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        altered = file_of("preprocess", "x_train", after_a_run)
+        store_file = Store._publish
+
+        def alter(store: Store, file: NewFile, ref: BlobRef) -> None:
+            store_file(store, file, ref)
+            if store.path(ref) == altered:
+                flip_bit(altered)
+                os.utime(altered, (0, 0))  # two changes within one tick of the clock
+
+        monkeypatch.setattr(Store, "_publish", alter)
+        flip_bit(altered)
+
+        with pytest.raises(PayloadError, match=altered.name):
+            run_flow(after_a_run.model_copy(update={"epochs": 3}))
+
+
+class TestDamagedResults:
+    """Entries that are gone or altered are computed anew."""
+
+    def test_torn_entry(self, after_a_run: RunSettings) -> None:
+        entry = entry_of("preprocess", after_a_run)
+        whole = entry.read_bytes()
+        entry.write_bytes(whole[:-7])
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["preprocess", "publish"]
+        assert reasons(run) == CACHED | {"preprocess": "corrupt: result"}
+        assert len(whole) == entry.stat().st_size
+
+    def test_deleted_entry(self, after_a_run: RunSettings) -> None:
+        entry_of("preprocess", after_a_run).unlink()
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["preprocess", "publish"]
+        assert reasons(run) == CACHED | {"preprocess": "lost: result"}
+
+    def test_all_entries_torn(self, after_a_run: RunSettings) -> None:
+        for entry in (after_a_run.cache_root / "results").iterdir():
+            entry.write_bytes(b"")
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == STAGES
+        assert set(reasons(run).values()) == {"corrupt: result"}
+
+    def test_forgotten_runs_cost_nothing_but_their_reasons(self, after_a_run: RunSettings) -> None:
+        shutil.rmtree(after_a_run.cache_root / "latest")
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["publish"]
+
+
+class TestFailedStages:
+    """A stage that fails leaves nothing but its error."""
+
+    @pytest.fixture
+    def scaled(self, settings: RunSettings, digits: Arrays, tmp_path: Path) -> RunSettings:
+        """A run that `validate` ends."""
+        digits["x_test"] = digits["x_test"] // 255
+        place_idx(tmp_path / "stripes", digits, zipped=True)
+        return settings
+
+    def test_no_lock_is_left(self, scaled: RunSettings) -> None:
+        with pytest.raises(ValidationFailedError):
+            run_flow(scaled)
+
+        assert files_below(scaled.cache_root / "locks") == set()
+
+    def test_nothing_is_said_but_the_failure(
+        self, scaled: RunSettings, logged: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(ValidationFailedError):
+            run_flow(scaled)
+
+        warnings = [r.getMessage() for r in logged.records if r.levelno == logging.WARNING]
+        assert warnings == []
+
+
+def forged_pickle(mark: Path) -> dict[str, Any]:
+    """A pickle that calls a function when it is loaded."""
+
+    class Forged:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+            return os.mkdir, (str(mark),)
+
+    payload = base64.encodebytes(cloudpickle.dumps(Forged())).decode()
+    return {"serializer": {"type": "pickle"}, "result": payload}
+
+
+def forged_class(mark: Path) -> dict[str, Any]:
+    """JSON that names a function and what to call it with."""
+    result = {"__class__": "os.makedirs", "data": {"name": str(mark)}}
+    return {"serializer": {"type": "json"}, "result": json.dumps(result)}
+
+
+def forged_exception(mark: Path) -> dict[str, Any]:
+    """JSON that names an exception in a module that does something when it is imported."""
+    module = f"forged_{mark.parent.name}"
+    (mark.parent / f"{module}.py").write_text(
+        f"import os\nos.mkdir({str(mark)!r})\nclass Boom(Exception): pass\n", encoding="utf-8"
+    )
+    result = {"__exc_type__": f"{module}.Boom", "message": ""}
+    return {"serializer": {"type": "json"}, "result": json.dumps(result)}
+
+
+FORGERIES = {
+    "a pickle": forged_pickle,
+    "JSON that names a function": forged_class,
+    "JSON that names an exception": forged_exception,
+}
+
+
+class TestForgedResults:
+    """Whoever can write to the cache folder must not be able to run code with it."""
+
+    @pytest.fixture
+    def mark(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """What exists once something forged has been executed."""
+        monkeypatch.syspath_prepend(tmp_path)
+        return tmp_path / "executed"
+
+    def record(self, kind: str, mark: Path, key: str) -> bytes:
+        """A forgery as Prefect stores results."""
+        forged = FORGERIES[kind](mark)
+        metadata = {"storage_key": key, "serializer": forged["serializer"]}
+        return json.dumps({"metadata": metadata, "result": forged["result"]}).encode()
+
+    @pytest.mark.parametrize("kind", FORGERIES)
+    def test_forgery_would_be_executed_by_prefect(self, kind: str, mark: Path) -> None:
+        """Or else the next test would show nothing."""
+        ResultRecord.deserialize(self.record(kind, mark, "key"))
+
+        assert mark.exists()
+
+    @pytest.mark.parametrize("framing", [bytes, sealed], ids=["as Prefect writes", "as we write"])
+    @pytest.mark.parametrize("kind", FORGERIES)
+    def test_forgery_is_a_miss_and_is_not_executed(
+        self, kind: str, framing: Callable[[bytes], bytes], mark: Path, after_a_run: RunSettings
+    ) -> None:
+        entry = entry_of("validate", after_a_run)
+        entry.write_bytes(framing(self.record(kind, mark, entry.name)))
+
+        run = run_flow(after_a_run)
+
+        assert not mark.exists()
+        assert run.computed == ["validate", "publish"]
+        assert reasons(run) == CACHED | {"validate": "corrupt: result"}
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave no room for results; arrays, which are larger, still find some."""
+    create = NewFile.__init__
+
+    def without_room(file: NewFile, folder: Path, option: str) -> None:
+        create(file, folder, option)
+        if folder.name == "results":
+            file._file.close()
+            file._file = io.BufferedWriter(FullDisk(file.temporary, "w"))
+
+    monkeypatch.setattr(NewFile, "__init__", without_room)
+
+
+class TestFullDisk:
+    """A disk that has no room left for a result."""
+
+    def test_run_fails_when_a_result_cannot_be_stored(
+        self,
+        after_a_run: RunSettings,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        change_code(monkeypatch, "tasks/validate.py")
+        fill_disk(monkeypatch)
+
+        with pytest.raises(StoreError, match=r"No space left on device .*--cache-dir"):
+            run_flow(after_a_run)
+
+    def test_earlier_results_stay_and_serve(self, after_a_run: RunSettings) -> None:
+        before = files_below(after_a_run.cache_root / "results")
+        with pytest.MonkeyPatch.context() as patched:
+            change_code(patched, "tasks/validate.py")
+            fill_disk(patched)
+            with pytest.raises(StoreError):
+                run_flow(after_a_run)
+
+        run = run_flow(after_a_run)
+
+        assert run.computed == ["publish"]
+        assert before == files_below(after_a_run.cache_root / "results")
+
+
+HELPER = "def half(x):\n    return x / 2\n"
+HALVE = """
+import numpy as np
+from builders import store_metrics
+from PACKAGE.helper import half
+from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.stage import stage
+from tasks.records import Metrics
+from tasks.cache.blobs import Store
+
+@stage(cache_policy=CODE_AND_INPUTS)
+def halve(number: float, store: Store) -> Metrics:
+    return store_metrics(np.array([half(number)], np.float32), store)
+"""
+DRAW = """
+import numpy as np
+from builders import store_metrics
+from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.stage import stage
+from tasks.records import Metrics
+from tasks.cache.blobs import Store
+
+@stage(cache_policy=CODE_AND_INPUTS)
+def draw(store: Store) -> Metrics:
+    return store_metrics(np.random.default_rng().random(4), store)
+"""
+DOUBLE = """
+from builders import store_metrics
+from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.stage import stage
+from tasks.records import Metrics
+from tasks.cache.blobs import Store
+
+@stage(cache_policy=CODE_AND_INPUTS)
+def double(given: Metrics, store: Store) -> Metrics:
+    return store_metrics(2 * store.open_array(given.probabilities), store)
+"""
+SHOW = """
+from prefect.cache_policies import NO_CACHE
+from tasks.orchestration.stage import stage
+from tasks.records import Metrics
+from tasks.cache.blobs import Store
+
+@stage(cache_policy=NO_CACHE)
+def show(drawn: Metrics, doubled: Metrics, store: Store) -> tuple[Metrics, Metrics]:
+    store.require(drawn.probabilities)
+    return drawn, doubled
+"""
+COMPLAIN = """
+from tasks.errors import PayloadError
+from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.stage import stage
+from tasks.records import Metrics
+from tasks.cache.blobs import Store
+
+@stage(cache_policy=CODE_AND_INPUTS)
+def complain(given: Metrics, store: Store) -> Metrics:
+    raise PayloadError(given.probabilities, "Never good enough.")
+"""
+
+
+class TestOwnStages:
+    """Stages written for the test, with code that is edited and results that differ."""
+
+    @pytest.fixture
+    def package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourcePackage:
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr("sys.dont_write_bytecode", True)  # it would be found by its second
+        monkeypatch.setattr(
+            "tasks.cache.fingerprint.STARTED_NS", sys.maxsize
+        )  # after it is written
+        package = SourcePackage(tmp_path)
+        package.write("__init__.py", "")
+        package.write("helper.py", HELPER)
+        package.write("stranger.py", "ANSWER = 42\n")
+        package.write("halve.py", HALVE)
+        package.write("draw.py", DRAW)
+        package.write("double.py", DOUBLE)
+        package.write("show.py", SHOW)
+        package.write("complain.py", COMPLAIN)
+        return package
+
+    def run(
+        self, stages: Callable[[Store], R], settings: RunSettings
+    ) -> tuple[R, dict[str, StageRecord]]:
+        """Run stages in a flow; returns what they hand back and what was heard of them."""
+        results = []
+
+        @flow(name="own-stages", persist_result=False)
+        def own_stages() -> None:
+            with stored_run(settings) as store:
+                results.append(stages(store))
+
+        with listening(heard := Heard()):
+            own_stages()
+        return results[0], heard.stages
+
+    def halve_and_double(
+        self, package: SourcePackage, settings: RunSettings, number: float = 8.0
+    ) -> tuple[float, dict[str, str]]:
+        """Half of a number, doubled, and the state and reason of each stage."""
+
+        def stages(store: Store) -> float:
+            halved = package.load("halve").halve(number, store)
+            doubled = package.load("double").double(halved, store)
+            return float(store.open_array(doubled.probabilities)[0])
+
+        result, heard = self.run(stages, settings)
+        return result, {name: f"{one.state}: {one.why}" for name, one in heard.items()}
+
+    def test_edited_helper_recomputes(self, package: SourcePackage, settings: RunSettings) -> None:
+        self.halve_and_double(package, settings)
+        package.write("helper.py", "def half(x):\n    return x / 4\n")
+
+        result, told = self.halve_and_double(package, settings)
+
+        assert result == 4.0
+        assert told == {
+            "halve": f"computed: code: {package.name}/helper.py",
+            "double": "computed: input: given changed",
+        }
+
+    @pytest.mark.parametrize(
+        ("path", "source"),
+        [
+            ("helper.py", f'"""Fractions."""\n{HELPER}# exactly\n'),
+            ("stranger.py", "ANSWER = 43\n"),
+        ],
+        ids=["comments and docstrings", "code that is not reached"],
+    )
+    def test_other_edits_recompute_nothing(
+        self, package: SourcePackage, settings: RunSettings, path: str, source: str
+    ) -> None:
+        self.halve_and_double(package, settings)
+        package.write(path, source)
+
+        result, told = self.halve_and_double(package, settings)
+
+        assert result == 8.0
+        assert told == {"halve": "cached: unchanged", "double": "cached: unchanged"}
+
+    def test_edit_that_gives_the_same_result_recomputes_nothing_else(
+        self, package: SourcePackage, settings: RunSettings
+    ) -> None:
+        self.halve_and_double(package, settings)
+        package.write("helper.py", "def half(x):\n    return 0.5 * x\n")
+
+        result, told = self.halve_and_double(package, settings)
+
+        assert result == 8.0
+        assert told == {
+            "halve": f"computed: code: {package.name}/helper.py",
+            "double": "cached: unchanged",
+        }
+
+    def test_run_that_was_served_is_what_the_next_one_is_compared_with(
+        self, package: SourcePackage, settings: RunSettings
+    ) -> None:
+        for number in (8.0, 6.0, 8.0):  # the third from the cache
+            self.halve_and_double(package, settings, number)
+
+        _, told = self.halve_and_double(package, settings, 2.0)
+
+        assert told["halve"] == "computed: number 8 → 2"
+
+    def draw_and_double(
+        self, package: SourcePackage, settings: RunSettings
+    ) -> tuple[np.ndarray, dict[str, StageRecord]]:
+        """The double of what was drawn; the stage that draws never draws the same."""
+
+        def stages(store: Store) -> np.ndarray:
+            doubled = package.load("double").double(package.load("draw").draw(store), store)
+            return np.array(store.open_array(doubled.probabilities))
+
+        return self.run(stages, settings)
+
+    def test_result_from_other_inputs_than_its_key_says_is_not_kept(
+        self, package: SourcePackage, settings: RunSettings
+    ) -> None:
+        self.draw_and_double(package, settings)
+        outdated = entry_of("double", settings)
+        outdated.unlink()
+        flip_bit(file_of("draw", "probabilities", settings))
+
+        _, heard = self.draw_and_double(package, settings)
+
+        assert heard["draw"].why == "corrupt: probabilities"
+        assert not outdated.exists()
+
+    def test_result_from_other_inputs_is_computed_anew_under_its_own_key(
+        self, package: SourcePackage, settings: RunSettings
+    ) -> None:
+        self.draw_and_double(package, settings)
+        entry_of("double", settings).unlink()
+        flip_bit(file_of("draw", "probabilities", settings))
+        self.draw_and_double(package, settings)
+
+        doubled, heard = self.draw_and_double(package, settings)
+
+        assert (heard["draw"].state, heard["double"].state) == ("cached", "computed")
+        assert heard["double"].why == "input: given changed"
+        drawn = np.load(file_of("draw", "probabilities", settings))
+        np.testing.assert_array_equal(2 * drawn, doubled)
+
+    def test_results_that_are_recorded_together_belong_together(
+        self, package: SourcePackage, settings: RunSettings
+    ) -> None:
+        """A stage that had its result from the cache runs again when its input is another."""
+
+        def stages(store: Store) -> list[np.ndarray]:
+            drawn = package.load("draw").draw(store)
+            doubled = package.load("double").double(drawn, store)
+            return [
+                np.array(store.open_array(shown.probabilities))
+                for shown in package.load("show").show(drawn, doubled, store)
+            ]
+
+        self.run(stages, settings)
+        flip_bit(file_of("draw", "probabilities", settings))
+
+        (drawn, doubled), _ = self.run(stages, settings)
+
+        np.testing.assert_array_equal(2 * drawn, doubled)
+
+    def test_edited_stage_goes_on_with_other_inputs_and_keeps_nothing(
+        self,
+        package: SourcePackage,
+        settings: RunSettings,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.draw_and_double(package, settings)
+        flip_bit(file_of("draw", "probabilities", settings))
+        edited = tmp_path / package.name / "double.py"
+        newest = max(path.stat().st_ctime_ns for path in edited.parent.glob("*.py"))
+        monkeypatch.setattr("tasks.cache.fingerprint.STARTED_NS", newest)
+        while edited.stat().st_ctime_ns <= newest:  # the file system's clock goes in steps
+            edited.touch()
+        before = files_below(settings.cache_root / "results")
+
+        doubled, heard = self.draw_and_double(package, settings)
+
+        drawn = np.load(file_of("draw", "probabilities", settings))
+        np.testing.assert_array_equal(2 * drawn, doubled)
+        assert heard["double"].why == "code edited during the run"
+        assert before == files_below(settings.cache_root / "results")
+
+    def test_file_that_is_never_good_enough_ends_the_run(
+        self, package: SourcePackage, settings: RunSettings
+    ) -> None:
+        def stages(store: Store) -> None:
+            halved = package.load("halve").halve(8.0, store)
+            package.load("complain").complain(halved, store)
+
+        with pytest.raises(PayloadError, match="Never good enough"):
+            self.run(stages, settings)

@@ -1,0 +1,100 @@
+"""Pictures: whatever there is to draw, a PNG comes out that is neither tiny nor large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.records import ConfidenceBin, EpochMetrics
+from tasks.reporting import pictures
+
+EMPTY = ConfidenceBin(confidence=0.0, accuracy_fraction=0.0, images=0)
+SURE = ConfidenceBin(confidence=0.97, accuracy_fraction=0.9, images=10_000)
+
+
+def noise(*shape: int) -> np.ndarray:
+    """What compresses worst."""
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def rows(images: np.ndarray) -> list[list[np.ndarray]]:
+    return [list(of_class) for of_class in images]
+
+
+def history(epochs: int) -> list[EpochMetrics]:
+    return [
+        EpochMetrics(loss=1 / epoch, accuracy_fraction=1 - 1 / (1 + epoch))
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def confused(classes: int) -> np.ndarray:
+    counts = np.random.default_rng(0).integers(0, 5, (classes, classes))
+    return counts + 1000 * np.eye(classes, dtype=int)
+
+
+DRAWINGS: dict[str, Callable[[], bytes]] = {
+    "samples of 10 classes": lambda: pictures.samples(rows(noise(10, 12, 28, 28))),
+    "samples of 2 classes, an image each": lambda: pictures.samples(rows(noise(2, 1, 28, 28))),
+    "samples of 40 classes": lambda: pictures.samples(rows(noise(40, 12, 28, 28))),
+    "samples with a class without images": lambda: pictures.samples([*rows(noise(1, 3, 8, 6)), []]),
+    "samples of large images": lambda: pictures.samples(rows(noise(3, 12, 300, 200))),
+    "samples of one pixel": lambda: pictures.samples(rows(noise(3, 12, 1, 1))),
+    "balance of 2 classes": lambda: pictures.balance(np.array([3, 900]), np.array([1, 1])),
+    "balance of 40 classes": lambda: pictures.balance(np.arange(1, 41), np.arange(40)),
+    "preprocessing": lambda: pictures.preprocessing(
+        noise(28, 28), noise(784).astype(np.float32) / np.float32(255)
+    ),
+    "preprocessing of one pixel": lambda: pictures.preprocessing(noise(1, 1), np.ones(1, "f4")),
+    "curves of one epoch": lambda: pictures.curves(history(1), 0.5),
+    "curves of many epochs": lambda: pictures.curves(history(2000), 0.99),
+    "confusion of 2 classes": lambda: pictures.confusion(confused(2)),
+    "confusion of 10 classes": lambda: pictures.confusion(confused(10)),
+    "confusion of 40 classes": lambda: pictures.confusion(confused(40)),
+    "confusion without mistakes": lambda: pictures.confusion(np.diag([5, 7, 1])),
+    "confusion with one mistake": lambda: pictures.confusion(np.array([[5, 1], [0, 7]])),
+    "confusion without anything right": lambda: pictures.confusion(np.array([[0, 900], [1, 0]])),
+    "reliability": lambda: pictures.reliability([EMPTY] * 5 + [SURE] * 5, 0.07),
+    "reliability in one bin": lambda: pictures.reliability([*[EMPTY] * 9, SURE], 0.07),
+    "gallery of 21": lambda: pictures.gallery(list(noise(21, 28, 28)), ["7 → 2\n99 %"] * 21, ""),
+    "gallery of one": lambda: pictures.gallery([noise(400, 300)], ["7 → 2"], ""),
+    "gallery of none": lambda: pictures.gallery([], [], "No mistakes."),
+}
+
+
+@pytest.mark.parametrize("what", DRAWINGS)
+def test_picture_is_a_png_of_sane_size(what: str) -> None:
+    content = DRAWINGS[what]()
+
+    with Image.open(BytesIO(content)) as image:
+        image.load()
+        width, height = image.size
+    assert "PNG" == image.format
+    assert 250 <= width <= 1200
+    assert 30 <= height <= 1800
+    assert len(content) <= pictures.LIMIT_BYTES
+
+
+def test_same_numbers_give_the_same_picture() -> None:
+    assert pictures.confusion(confused(3)) == pictures.confusion(confused(3))
+
+
+def test_picture_is_a_white_card() -> None:
+    with Image.open(BytesIO(pictures.curves(history(3), 0.9))) as image:
+        assert (255, 255, 255) == image.convert("RGB").getpixel((0, 0))
+
+
+def test_samples_show_the_images_as_they_are() -> None:
+    """Ink is white and background black, so both occur, and beside them the card's white."""
+    blank, inked = np.zeros((1, 8, 8), np.uint8), np.full((1, 8, 8), 255, np.uint8)
+
+    def black_part(images: np.ndarray) -> float:
+        with Image.open(BytesIO(pictures.samples([list(images)]))) as image:
+            return float((np.asarray(image.convert("L")) == 0).mean())
+
+    assert black_part(blank) > 0.02
+    assert black_part(inked) == 0

@@ -1,0 +1,762 @@
+"""Validation in tiers: what each check finds, in which rows, and what follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import Arrays, place_idx, plant_defects, run_flow, store_dataset, tiny_arrays
+from PIL import Image
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ParameterTypeError
+
+from flows.mnist_flow import mnist_flow
+from tasks.cache.blobs import Store
+from tasks.cache.ingredients import Ingredients, content_of, what_changed
+from tasks.errors import DatasetError, ProfileError, ValidationFailedError
+from tasks.load import count_classes
+from tasks.orchestration import artifacts
+from tasks.records import CheckResult, Moments, Profile, ValidationReport, ValidationRules
+from tasks.reporting import offenders
+from tasks.reporting.offenders import LIMIT_BYTES, offender_sheet
+from tasks.settings import RunSettings
+from tasks.sources.catalogue import EMBEDDED_MNIST
+from tasks.terminal import profile_command
+from tasks.validate import validate
+from tasks.validation.checks import (
+    EARLIER_FAILED,
+    NO_PROFILE,
+    PLAN,
+    SHOWN_ROWS,
+    SWITCHED_OFF,
+    unread,
+)
+from tasks.validation.measure import measure
+from tasks.validation.profiles import FOLDER
+from tasks.validation.quality import effect_size, examine, profile_of, stability_index
+
+Results = dict[tuple[str, str], CheckResult]
+Examine = Callable[..., Results]
+
+NO_RULES = RunSettings().rules("tiny")
+
+
+@pytest.fixture
+def examined(store: Store) -> Examine:
+    """Examines four arrays; keywords are settings. Results by check and array."""
+
+    def run(arrays: Mapping[str, np.ndarray], **settings: Any) -> Results:
+        raw = store_dataset(arrays, store)
+        rules = RunSettings.model_validate(settings).rules(raw.name)
+        mapped = {name: store.open_array(getattr(raw, name)) for name in arrays}
+        return {(check.name, check.subject): check for check in examine(raw, mapped, rules)}
+
+    return run
+
+
+def failed(results: Results) -> dict[tuple[str, str], tuple[int, ...]]:
+    """The rows of each check that failed."""
+    return {key: check.rows for key, check in results.items() if check.outcome == "failed"}
+
+
+def outcomes(results: Results) -> dict[str, set[tuple[str, str]]]:
+    """The outcomes of each tier, with the reason of what was skipped."""
+    tiers: dict[str, set[tuple[str, str]]] = {}
+    for check in results.values():
+        reason = check.received if check.outcome == "skipped" else ""
+        tiers.setdefault(check.tier, set()).add((check.outcome, reason))
+    return tiers
+
+
+# --- tiers -----------------------------------------------------------------------------------
+
+
+def test_sound_dataset_passes_every_tier_that_can_be_run(examined: Examine) -> None:
+    assert {
+        "files": {("passed", "")},
+        "structure": {("passed", "")},
+        "rows": {("passed", "")},
+        "splits": {("passed", "")},
+        "drift": {("skipped", NO_PROFILE)},
+    } == outcomes(examined(tiny_arrays()))
+
+
+def test_every_planned_check_has_a_result(examined: Examine) -> None:
+    planned = [
+        (name, subject)
+        for checks in PLAN.values()
+        for name, (_, subjects) in checks.items()
+        for subject in subjects
+    ]
+
+    assert sorted(planned) == sorted(examined(tiny_arrays()))
+
+
+def test_broken_structure_keeps_the_later_tiers_from_running(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["x_test"] = arrays["x_test"].astype(np.float32)
+
+    results = examined(arrays)
+
+    assert {("dtype", "x_test"): ()} == failed(results)
+    assert {tier: {("skipped", EARLIER_FAILED)} for tier in ("rows", "splits", "drift")} == {
+        tier: found
+        for tier, found in outcomes(results).items()
+        if tier not in ("files", "structure")
+    }
+
+
+def test_error_in_the_rows_keeps_the_later_tiers_from_running(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["y_test"][5] = 7
+
+    found = outcomes(examined(arrays))
+
+    assert [{("skipped", EARLIER_FAILED)}] * 2 == [found["splits"], found["drift"]]
+
+
+def test_warning_does_not_keep_the_later_tiers_from_running(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["x_train"][21] = arrays["x_train"][18]
+
+    assert {("passed", "")} == outcomes(examined(arrays))["splits"]
+
+
+def test_unread_dataset_fails_its_files_and_skips_the_rest() -> None:
+    report = unread(DatasetError("Images have three axes."), NO_RULES)
+
+    assert [("failed", "Images have three axes.")] * 4 == [
+        (check.outcome, check.received) for check in report.checks if check.tier == "files"
+    ]
+    assert {("skipped", EARLIER_FAILED)} == {
+        (check.outcome, check.received) for check in report.checks if check.tier != "files"
+    }
+    assert list(PLAN) == list(dict.fromkeys(check.tier for check in report.checks))
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def test_constant_images_are_found(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["x_train"][4] = 0
+    arrays["x_train"][7] = 200
+
+    results = examined(arrays)
+
+    assert {("constant-images", "x_train"): (4, 7)} == failed(results)
+    assert "2 of 30 images" == results["constant-images", "x_train"].received
+
+
+def test_duplicates_are_all_but_the_first_of_equal_images(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["x_test"][[6, 9]] = arrays["x_test"][3]  # all of class 0
+
+    assert {("duplicates", "x_test"): (6, 9)} == failed(examined(arrays))
+
+
+def test_contradictions_are_all_of_equal_images_whose_labels_differ(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["x_train"][22] = arrays["x_train"][18]  # classes 1 and 0
+
+    assert {
+        ("duplicates", "x_train"): (22,),
+        ("contradictions", "y_train"): (18, 22),
+    } == failed(examined(arrays))
+
+
+def test_foreign_label_is_named_with_its_row(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["y_test"][5] = 7
+
+    results = examined(arrays)
+
+    assert {("foreign-labels", "y_test"): (5,)} == failed(results)
+    assert "labels 7: 1 of 12 images" == results["foreign-labels", "y_test"].received
+
+
+def test_only_the_first_rows_are_named_but_all_are_counted(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["x_train"][3:28] = np.arange(3, 28, dtype=np.uint8)[:, None, None]
+
+    check = examined(arrays)["constant-images", "x_train"]
+
+    assert (tuple(range(3, 3 + SHOWN_ROWS)), 25) == (check.rows, check.failing)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes"),
+    [
+        ([0, 1, 2], [0, 1, 2], 3),
+        ([0, 1, 2, 9], [0, 1, 2], 3),
+        ([0, 1, 2], [0, 1, 2, 9], 3),
+        ([0, 1, 9], [0, 1, 2, 9], 10),
+        ([0, 1], [2, 3], 4),
+    ],
+)
+def test_classes_reach_to_the_largest_label_of_both_splits(
+    train: list[int], test: list[int], classes: int
+) -> None:
+    assert classes == count_classes(np.array(train, np.uint8), np.array(test, np.uint8))
+
+
+# --- splits ----------------------------------------------------------------------------------
+
+
+def test_training_images_in_the_test_split_are_found(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["x_test"][[3, 10]] = arrays["x_train"][[9, 4]]
+
+    assert {("leakage", "x_test"): (3, 10)} == failed(examined(arrays))
+
+
+def test_classes_that_are_unlike_frequent_fail_by_their_stability_index(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    arrays["y_test"][:] = [0] * 10 + [1, 2]
+
+    results = examined(arrays)
+
+    # 1/2 ln(5/2) + 2 (-1/4) ln(1/4), a third of the training images being of each class
+    assert {("class-balance", "y_test"): ()} == failed(results)
+    assert "1.15" == results["class-balance", "y_test"].received
+
+
+def test_stability_index_is_worked_out_by_hand() -> None:
+    expected = 1 / 4 * math.log(3 / 2) - 1 / 4 * math.log(1 / 2)
+
+    assert expected == pytest.approx(stability_index((3 / 4, 1 / 4), (1 / 2, 1 / 2)))
+
+
+def test_stability_index_of_equal_distributions_is_zero() -> None:
+    assert 0 == stability_index((0.5, 0.5, 0.0), (0.5, 0.5, 0.0))
+
+
+def test_missing_class_counts_as_all_but_none() -> None:
+    expected = (0.5 - 1e-4) * math.log(0.5 / 1e-4) + 0.5 * math.log(1 / 0.5)
+
+    assert expected == pytest.approx(stability_index((1.0,), (0.5, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("found", "usual", "expected"),
+    [
+        ((3, 2), (1, 2), 1.0),
+        ((1, 1), (2, 7), -0.2),
+        ((1, 0), (1, 0), 0.0),
+        ((1, 0), (2, 0), -math.inf),
+    ],
+)
+def test_effect_size_is_in_standard_deviations(
+    found: tuple[float, float], usual: tuple[float, float], expected: float
+) -> None:
+    pair = (Moments(mean=mean, spread=spread) for mean, spread in (found, usual))
+
+    assert expected == pytest.approx(effect_size(*pair))
+
+
+# --- measuring -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noise(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Seven images of 4 x 5 random pixels, measured two at a time."""
+    monkeypatch.setattr("tasks.validation.measure.CHUNK_BYTES", 50)
+    return np.random.default_rng(0).integers(0, 256, (7, 4, 5), np.uint8)
+
+
+def test_statistics_are_those_of_each_image(noise: np.ndarray) -> None:
+    table = measure(noise, np.arange(7, dtype=np.uint8)).table
+
+    for row, image in zip(table.itertuples(), noise, strict=True):
+        assert (image.min(), image.max()) == (row.darkest, row.brightest)
+        assert (image.mean(), image.std()) == pytest.approx((row.mean, row.spread))
+        assert hashlib.sha256(image.tobytes()).digest()[:16] == row.content
+
+
+def test_pixels_are_counted_in_ten_equal_bins(noise: np.ndarray) -> None:
+    expected, _ = np.histogram(noise, bins=10, range=(0, 256))
+
+    assert expected.tolist() == measure(noise, np.zeros(7, np.uint8)).pixels.tolist()
+
+
+# --- drift -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> str:
+    """A file with the profile of the tiny dataset."""
+    arrays = tiny_arrays()
+    path = tmp_path / "tiny.json"
+    usual = profile_of("tiny", measure(arrays["x_train"], arrays["y_train"]))
+    path.write_text(usual.model_dump_json())
+    return str(path)
+
+
+def test_profile_is_worked_out_by_hand() -> None:
+    images = np.array([[[0, 100]], [[0, 200]], [[100, 100]]], np.uint8)
+
+    profile = profile_of("three", measure(images, np.array([0, 0, 1], np.uint8)))
+
+    third = math.sqrt(2 / 9)  # the spread of 0, 1, 1
+    assert (250 / 3, 50 * third) == pytest.approx(
+        (profile.brightness.mean, profile.brightness.spread)
+    )
+    assert (50.0, 50 * math.sqrt(2 / 3)) == pytest.approx(
+        (profile.contrast.mean, profile.contrast.spread)
+    )
+    assert (2 / 6, 0, 0, 3 / 6, 0, 0, 0, 1 / 6, 0, 0) == pytest.approx(profile.pixels)
+    assert (2 / 3, 1 / 3) == profile.classes
+    assert (Moments(mean=75, spread=25), Moments(mean=100, spread=0)) == profile.ink
+
+
+def drifted(results: Results) -> set[tuple[str, str]]:
+    return {key for key in failed(results) if results[key].tier == "drift"}
+
+
+def alike() -> Arrays:
+    """The same images in both splits."""
+    arrays = tiny_arrays()
+    return {name: arrays[name.replace("test", "train")] for name in arrays}
+
+
+def test_images_like_the_profile_pass(examined: Examine, profile: str) -> None:
+    assert {("passed", "")} == outcomes(examined(alike(), profile=profile))["drift"]
+
+
+def test_inverted_images_drift(examined: Examine, profile: str) -> None:
+    arrays = alike()
+    arrays["x_test"] = 255 - arrays["x_test"]
+
+    assert {
+        ("drift-brightness", "x_test"),
+        ("drift-pixels", "x_test"),
+        ("drift-ink", "y_test"),
+    } == drifted(examined(arrays, profile=profile))
+
+
+def test_class_with_more_ink_drifts(examined: Examine, profile: str) -> None:
+    arrays = alike()
+    arrays["x_train"] = arrays["x_train"].copy()
+    arrays["x_train"][arrays["y_train"] == 1, 3, 0] = 255
+
+    check = examined(arrays, profile=profile)["drift-ink", "y_train"]
+
+    assert "failed" == check.outcome
+    assert check.received.endswith(" for class 1")
+
+
+def test_classes_that_the_profile_has_not_drift(examined: Examine, profile: str) -> None:
+    arrays = alike()
+    arrays["y_train"] = arrays["y_test"] = np.arange(30, dtype=np.uint8) % 4
+
+    assert ("drift-classes", "y_test") in drifted(examined(arrays, profile=profile))
+
+
+def test_drift_is_skipped_when_it_is_off(examined: Examine) -> None:
+    found = outcomes(examined(tiny_arrays(), severity={"drift": "off"}))["drift"]
+
+    assert {("skipped", SWITCHED_OFF)} == found
+
+
+# --- severities ------------------------------------------------------------------------------
+
+
+def with_duplicate() -> Arrays:
+    arrays = tiny_arrays()
+    arrays["x_train"][21] = arrays["x_train"][18]
+    return arrays
+
+
+def test_images_are_warned_of_unless_told_otherwise(examined: Examine) -> None:
+    results = examined(with_duplicate())
+
+    assert {"warning"} == {
+        check.severity
+        for check in results.values()
+        if check.tier in ("rows", "splits", "drift") and check.name != "foreign-labels"
+    }
+
+
+def test_structure_and_foreign_labels_are_errors(examined: Examine) -> None:
+    assert {"error"} == {
+        check.severity
+        for check in examined(tiny_arrays()).values()
+        if check.tier in ("files", "structure") or check.name == "foreign-labels"
+    }
+
+
+def test_check_becomes_an_error_when_told(examined: Examine) -> None:
+    results = examined(with_duplicate(), severity={"duplicates": "error"})
+
+    assert ("error", "failed") == (
+        results["duplicates", "x_train"].severity,
+        results["duplicates", "x_train"].outcome,
+    )
+    assert {("skipped", EARLIER_FAILED)} == outcomes(results)["splits"]
+
+
+def test_check_that_is_off_does_not_read_as_passed(examined: Examine) -> None:
+    check = examined(with_duplicate(), severity={"duplicates": "off"})["duplicates", "x_train"]
+
+    assert ("skipped", SWITCHED_OFF, ()) == (check.outcome, check.received, check.rows)
+
+
+def test_deployment_takes_severities() -> None:
+    parameters = mnist_flow.validate_parameters({"settings": {"severity": {"drift": "off"}}})
+
+    assert {"drift": "off"} == parameters["settings"].severity
+
+
+def test_deployment_refuses_severities_of_unknown_checks() -> None:
+    with pytest.raises(ParameterTypeError, match="'leakage', 'class-balance' or 'drift'"):
+        mnist_flow.validate_parameters({"settings": {"severity": {"drifts": "off"}}})
+
+
+def ingredients(rules: ValidationRules) -> Ingredients:
+    inputs = {"rules": content_of(rules)}
+    return Ingredients(stage="validate", code={}, libraries={}, inputs=inputs)
+
+
+def test_changed_rules_are_told_in_a_few_words(profile: str) -> None:
+    settings = RunSettings(severity={"duplicates": "error"}, profile=profile)
+    before, after = ingredients(NO_RULES), ingredients(settings.rules("tiny"))
+
+    assert "duplicates warning → error; input: profile changed" == what_changed(before, after)
+
+
+# --- profiles --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "dataset", "name"),
+    [
+        (None, "mnist", "mnist"),
+        (None, "letters", None),
+        (None, "mnist-local", None),
+        ("mnist", "letters", "mnist"),
+    ],
+)
+def test_profile_is_the_chosen_one_or_the_datasets_own(
+    chosen: str | None, dataset: str, name: str | None
+) -> None:
+    profile = RunSettings(profile=chosen).rules(dataset).profile
+
+    assert name == (profile and profile.name)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "\xff"])
+def test_file_that_is_no_profile_is_named(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "letters.json"
+    if content is not None:
+        path.write_text(content)
+
+    with pytest.raises(ProfileError, match=r"letters\.json.*Write it with mnist-profile"):
+        RunSettings(profile=str(path)).rules("letters")
+
+
+def test_command_writes_a_profile_that_a_run_can_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place_idx(tmp_path / "Letters", tiny_arrays(), zipped=True)
+    output = str(tmp_path / "letters.json")
+
+    assert 0 == profile_command.main([str(tmp_path / "Letters"), output])
+
+    profile = RunSettings(profile=output).rules("tiny").profile
+    assert profile is not None
+    assert ("letters", 30) == (profile.name, profile.images)
+    assert f"{output}: 30 images, 3 classes\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("x_train", lambda x: x.astype(np.float32)),
+        ("x_train", lambda x: x[1:]),
+        ("x_train", lambda x: x[0]),
+        ("y_train", lambda y: y + 1),
+        ("y_train", lambda y: y + 0.5),
+        ("y_train", lambda y: y[:0]),
+    ],
+    ids=["float pixels", "an image less", "one image", "labels from 1", "halves", "no labels"],
+)
+def test_command_refuses_what_gives_no_profile(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    arrays = tiny_arrays()
+    np.savez(tmp_path / "odd.npz", **{**arrays, name: change(arrays[name])})
+
+    assert 1 == profile_command.main([str(tmp_path / "odd.npz"), str(tmp_path / "odd.json")])
+    assert "failed A profile is made of images" in capsys.readouterr().err
+
+
+def test_command_says_when_there_is_no_such_dataset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 1 == profile_command.main([str(tmp_path / "nowhere"), str(tmp_path / "odd.json")])
+    assert "failed A dataset is mnist" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_our_profile_is_what_the_command_writes(tmp_path: Path) -> None:
+    profile_command.main(["mnist", str(tmp_path / "mnist.json")])
+
+    written, ours = (
+        Profile.model_validate_json((folder / "mnist.json").read_text())
+        for folder in (tmp_path, FOLDER)
+    )
+    assert written.brightness.mean == pytest.approx(ours.brightness.mean)
+    assert written.pixels == pytest.approx(ours.pixels)
+    assert written.classes == pytest.approx(ours.classes)
+
+
+# --- the sheet -------------------------------------------------------------------------------
+
+
+def broken(subject: str, rows: range, outcome: str = "failed") -> CheckResult:
+    return CheckResult.model_validate(
+        {
+            "tier": "rows",
+            "name": "duplicates",
+            "subject": subject,
+            "rule": "any",
+            "severity": "warning",
+            "outcome": outcome,
+            "rows": tuple(rows),
+        }
+    )
+
+
+def test_sheet_is_drawn_only_of_rows_that_failed() -> None:
+    checks = [broken("x_train", range(0)), broken("x_train", range(3), "passed")]
+
+    assert offender_sheet(checks, tiny_arrays()) is None
+
+
+def test_sheet_shows_at_most_25_images() -> None:
+    def height(rows: int) -> int:
+        sheet = offender_sheet(
+            [broken("x_train", range(rows)), broken("y_test", range(rows))], tiny_arrays(60, 60)
+        )
+        assert sheet is not None
+        return Image.open(BytesIO(sheet)).height
+
+    assert height(3) < height(6) < height(15) == height(60)
+
+
+def test_sheet_of_noise_fits_an_artifact() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (25, 300, 300), np.uint8)
+    arrays = {"x_train": noise, "y_train": np.arange(25, dtype=np.uint8)}
+
+    sheet = offender_sheet([broken("x_train", range(25))], arrays)
+
+    assert sheet is not None
+    assert len(sheet) <= LIMIT_BYTES
+
+
+def test_sheet_shows_images_of_one_check_together() -> None:
+    """Each check gets its turn, so that none is left out."""
+    checks = [broken("x_train", range(30)), broken("y_test", range(2))]
+
+    shown = list(offenders._offenders(checks))
+
+    assert 25 == len(shown)
+    assert [("duplicates", "test", 0), ("duplicates", "test", 1)] == shown[-2:]
+    assert [("duplicates", "train", row) for row in range(23)] == shown[:-2]
+
+
+# --- the stage and the run -------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("outside_a_run")
+def test_stage_fails_with_the_rows_of_its_errors(store: Store) -> None:
+    rules = RunSettings(severity={"duplicates": "error"}).rules("tiny")
+
+    with pytest.raises(ValidationFailedError, match="1 of 28 checks failed for tiny") as caught:
+        validate.fn(store_dataset(with_duplicate(), store), rules, store)
+
+    line = "x_train: no image occurs again in its split. Received: 1 of 30 images in rows 21.\n"
+    assert line in str(caught.value)
+
+
+def validation_artifact(dataset: str) -> str:
+    """The newest validation of a dataset, as Prefect has it."""
+    chosen = {"key": {"any_": [f"{dataset}-validation"]}}
+    with get_client(sync_client=True) as client:
+        found = client.request(
+            "POST", "/artifacts/filter", json={"artifacts": chosen, "sort": "CREATED_DESC"}
+        ).json()
+    data: str = found[0]["data"]
+    return data
+
+
+def cells(markdown: str, check: str, subject: str) -> set[str]:
+    """What an artifact's tables say of one check."""
+    lines = [line for line in markdown.splitlines() if f"| {check} |" in line and subject in line]
+    return {cell.strip() for line in lines for cell in line.split("|")}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_run_with_warnings_shows_the_images_that_they_name(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    digits["x_train"][[21, 24]] = digits["x_train"][18]
+    place_idx(tmp_path / "repeated", digits, zipped=True)
+
+    run_flow(settings.model_copy(update={"dataset": str(tmp_path / "repeated")}))
+
+    left = validation_artifact("repeated")
+    found = "no image occurs again in its split; found: 2 of 60 images"
+    assert {"failed", "warning", found, "21, 24"} < cells(left, "duplicates", "x_train")
+    picture = "](data:image/png;base64,"
+    assert 1 == left.count(f"![Images that break a rule, some for each check{picture}")
+    assert 4 == left.count(picture)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_failed_validation_leaves_its_report_with_a_picture(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    digits["x_train"][[21, 24]] = digits["x_train"][18]
+    place_idx(tmp_path / "duplicated", digits, zipped=True)
+    chosen = {"dataset": str(tmp_path / "duplicated"), "severity": {"duplicates": "error"}}
+
+    with pytest.raises(ValidationFailedError):
+        run_flow(settings.model_copy(update=chosen))
+
+    left = validation_artifact("duplicated")
+    found = "no image occurs again in its split; found: 2 of 60 images"
+    assert {"failed", "error", found, "21, 24"} < cells(left, "duplicates", "x_train")
+    assert f"skipped: {EARLIER_FAILED}" in cells(left, "leakage", "x_test")
+    assert left.startswith("# Validation of duplicated: failed\n")
+    assert "](data:image/png;base64," in left
+    assert len(left) < 300_000
+    page = report_in(settings)
+    assert "<h1>Validation of duplicated: failed</h1>" in page
+    for text in (
+        f"{found}</td>",
+        "<td>21, 24</td>",
+        "<td>duplicates=error</td>",
+        "<td>validate</td>",
+    ):
+        assert text in page
+    assert 1 == page.count('<img src="data:image/png;base64,')
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_unreadable_dataset_leaves_a_report_that_says_so(
+    settings: RunSettings, digits: Arrays, tmp_path: Path
+) -> None:
+    digits["y_train"] = digits["y_train"][1:]
+    place_idx(tmp_path / "uneven", digits, zipped=True)
+
+    with pytest.raises(DatasetError):
+        run_flow(settings.model_copy(update={"dataset": str(tmp_path / "uneven")}))
+
+    left = validation_artifact("uneven")
+    found = cells(left, "integrity", "y_train")
+    assert "failed" in found
+    assert [cell for cell in found if "found: Image and label counts must match." in cell]
+    assert f"skipped: {EARLIER_FAILED}" in cells(left, "dtype", "x_train")
+    assert "| passed |" not in left
+
+
+def report_in(settings: RunSettings) -> str:
+    """The one HTML file that runs with these settings have left."""
+    (path,) = (settings.model_root / "reports").iterdir()
+    return path.read_text()
+
+
+def test_report_keeps_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an error says, bars and line ends included."""
+    written: list[str] = []
+    monkeypatch.setattr(artifacts, "FlowRunContext", type("Run", (), {"get": lambda: "a run"}))
+    monkeypatch.setattr(
+        artifacts, "create_markdown_artifact", lambda text, **_: written.append(text)
+    )
+
+    artifacts.publish_validation(unread(DatasetError("a | b\nc"), NO_RULES), "tiny", None)
+
+    assert "| checksum and header agree with the bytes; found: a \\| b c |" in written[0]
+
+
+@pytest.mark.usefixtures("outside_a_run")
+def test_nothing_is_published_outside_a_run() -> None:
+    artifacts.publish_validation(ValidationReport(checks=()), "tiny", None)
+
+
+# --- MNIST -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Arrays:
+    with np.load(EMBEDDED_MNIST) as archive:
+        return dict(archive)
+
+
+@pytest.fixture
+def mnist(embedded: Arrays) -> Arrays:
+    """MNIST, to be changed at will."""
+    return {name: array.copy() for name, array in embedded.items()}
+
+
+@pytest.mark.slow
+class TestMnist:
+    def test_it_passes_without_a_warning(self, examined: Examine, mnist: Arrays) -> None:
+        results = examined(mnist, profile="mnist")
+
+        assert {"passed"} == {check.outcome for check in results.values()}
+
+    def test_planted_images_are_named_with_their_rows(
+        self, examined: Examine, mnist: Arrays
+    ) -> None:
+        planted = plant_defects(mnist)
+
+        assert planted == failed(examined(mnist, profile="mnist"))
+
+    def test_label_of_ten_is_named_with_its_row(self, examined: Examine, mnist: Arrays) -> None:
+        mnist["y_train"][4_711] = 10
+
+        assert {("foreign-labels", "y_train"): (4_711,)} == failed(examined(mnist))
+
+    def test_inverted_pixels_drift(self, examined: Examine, mnist: Arrays) -> None:
+        for name in ("x_train", "x_test"):
+            mnist[name] = 255 - mnist[name]
+
+        found = {name for name, _ in failed(examined(mnist, profile="mnist"))}
+
+        assert {"drift-brightness", "drift-pixels", "drift-ink"} == found
+
+    def test_halved_contrast_drifts(self, examined: Examine, mnist: Arrays) -> None:
+        for name in ("x_train", "x_test"):
+            mnist[name] //= 2
+
+        found = {name for name, _ in failed(examined(mnist, profile="mnist"))}
+
+        assert {"drift-brightness", "drift-contrast", "drift-pixels", "drift-ink"} == found
+
+    def test_missing_class_is_named(self, examined: Examine, mnist: Arrays) -> None:
+        kept = mnist["y_train"] != 3
+        mnist["x_train"], mnist["y_train"] = mnist["x_train"][kept], mnist["y_train"][kept]
+
+        results = examined(mnist)
+
+        assert {("classes", "y_train"): ()} == failed(results)
+        assert "no image of class 3" == results["classes", "y_train"].received
+
+    def test_float_pixels_are_named_by_their_check(self, examined: Examine, mnist: Arrays) -> None:
+        mnist["x_test"] = mnist["x_test"].astype(np.float32)
+
+        results = examined(mnist)
+
+        assert {("dtype", "x_test"): ()} == failed(results)
+        assert "float32" == results["dtype", "x_test"].received
