@@ -18,7 +18,7 @@ from tasks.evaluate import evaluate
 from tasks.illustrate import illustrate
 from tasks.load import load
 from tasks.orchestration.hooks import explain
-from tasks.orchestration.results import stored_run
+from tasks.orchestration.run import healing, stored_run
 from tasks.preprocess import preprocess
 from tasks.publish import publish, refusal_reported
 from tasks.records import RunSummary
@@ -45,6 +45,7 @@ def run_name() -> str:
     on_failure=[explain],
     on_crashed=[explain],
 )
+@healing
 def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     """Train and evaluate a classifier on an image dataset, and record how well it does.
 

@@ -6,12 +6,11 @@ from prefect import get_run_logger
 
 from tasks.cache.blobs import Store
 from tasks.learning.scores import score
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import DatasetRef, Metrics, ModelRef, Network
 
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def evaluate(model: ModelRef, network: Network, ready: DatasetRef, store: Store) -> Metrics:
     """Score a model on every test image.
 

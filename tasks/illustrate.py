@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.cache.blobs import Store
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import (
     ARRAY_NAMES,
@@ -25,7 +24,7 @@ SAMPLES_PER_CLASS = 12
 GALLERY = 20  # images: four rows of five
 
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def illustrate(
     raw: DatasetRef,
     checked: ValidationReport,

@@ -7,7 +7,6 @@ from prefect import get_run_logger
 
 from tasks.cache.blobs import Store
 from tasks.errors import DatasetError
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, DatasetSource
 from tasks.sources.catalogue import check_unchanged, open_dataset
@@ -16,7 +15,7 @@ from tasks.sources.stream import ArrayStream
 MAX_LABEL = 255  # of a uint8
 
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def load(source: DatasetSource, store: Store) -> DatasetRef:
     """Read a dataset into the store: images (image, row, column), labels (image,) uint8.
 
@@ -57,10 +56,9 @@ def count_classes(train: np.ndarray, test: np.ndarray) -> int:
 
 def _store_stream(stream: ArrayStream, store: Store) -> ArrayRef:
     labels = len(stream.shape) == 1
-    with store.array_writer(np.uint8 if labels else stream.dtype, stream.shape) as writer:
-        for rows in stream.rows():
-            writer.append(_as_labels(rows, stream.where) if labels else rows)
-    return writer.finish()
+    dtype = np.uint8 if labels else stream.dtype
+    pieces = (_as_labels(rows, stream.where) if labels else rows for rows in stream.rows())
+    return store.put_rows(dtype, stream.shape, pieces)
 
 
 def _as_labels(values: np.ndarray, where: str) -> np.ndarray:

@@ -7,7 +7,6 @@ from jaxtyping import Float32, UInt8
 from prefect import get_run_logger
 
 from tasks.cache.blobs import Store
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, ValidationReport
 
@@ -15,7 +14,7 @@ CHUNK_BYTES = 16 << 20  # of float32
 INK = np.float32(255)
 
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     """Scale pixels to [0, 1] and one-hot the labels.
 
@@ -58,11 +57,9 @@ def one_hot(
 
 def _store_images(raw: DatasetRef, name: str, store: Store) -> ArrayRef:
     images = store.open_array(getattr(raw, name))
-    with store.array_writer(np.float32, (len(images), raw.height * raw.width)) as writer:
-        count = max(1, CHUNK_BYTES // (4 * raw.height * raw.width))
-        for start in range(0, len(images), count):
-            writer.append(scale(images[start : start + count]))
-    return writer.finish()
+    count = max(1, CHUNK_BYTES // (4 * raw.height * raw.width))
+    pieces = (scale(images[start : start + count]) for start in range(0, len(images), count))
+    return store.put_rows(np.float32, (len(images), raw.height * raw.width), pieces)
 
 
 def _store_labels(raw: DatasetRef, name: str, store: Store) -> ArrayRef:

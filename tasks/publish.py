@@ -9,11 +9,11 @@ from pathlib import Path
 from shutil import copyfile
 
 from prefect import get_run_logger
-from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from tasks.cache.blobs import Store, errors_named, new_file, write_atomically
+from tasks.cache.blobs import NewFile, Store, errors_named, write_atomically
 from tasks.errors import AccuracyTooLowError, DatasetError, ValidationFailedError
+from tasks.orchestration.account import Account
 from tasks.orchestration.artifacts import (
     earlier_accuracies,
     publish_accuracy,
@@ -21,7 +21,6 @@ from tasks.orchestration.artifacts import (
     publish_per_class,
     publish_validation,
 )
-from tasks.orchestration.ledger import current_ledger
 from tasks.orchestration.stage import stage
 from tasks.records import (
     ARRAY_NAMES,
@@ -40,7 +39,7 @@ from tasks.settings import RunSettings
 from tasks.validation.checks import unread
 
 
-@stage(cache_policy=NO_CACHE)
+@stage(cached=False)
 def publish(
     settings: RunSettings,
     plan: TrainingPlan,
@@ -72,7 +71,7 @@ def publish(
             name: store.require(ref).read_bytes() for name, ref in pictures.stored_files().items()
         },
         earlier=earlier_accuracies(raw.name),
-        stages=dict(current_ledger().stages),
+        stages=Account(store, flow_run.id).stages(),
         run_name=flow_run.name or "no-run",
         run_id=str(flow_run.id or ""),
         finished=datetime.now(UTC),
@@ -124,7 +123,11 @@ def _report_refusal(
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     sheet = offender_sheet(report.checks, arrays)
     publish_validation(report, raw.name, sheet)
-    finished, stages, run = datetime.now(UTC), current_ledger().stages, flow_run.name or ""
+    finished, stages, run = (
+        datetime.now(UTC),
+        Account(store, flow_run.id).stages(),
+        flow_run.name or "",
+    )
     page = refusal_page(settings, raw.name, report, sheet, stages, run, finished)
     get_run_logger().info("report: %s", _write_report(settings, page, finished))
 
@@ -134,10 +137,9 @@ def _export_model(path: Path, model: ModelRef, store: Store) -> Path:
     folder = path.parent
     with errors_named(folder, option="--model-dir"):
         folder.mkdir(parents=True, exist_ok=True)
-        with new_file(folder, option="--model-dir") as file:
+        with NewFile(folder, option="--model-dir") as file:
             copyfile(store.require(model.keras_file), file.temporary)
-            file.temporary.chmod(0o644)  # to be served by others, unlike the cache
-            file.publish(path)
+            file.publish(path, mode=0o644)  # to be served by others, unlike the cache
     return path
 
 

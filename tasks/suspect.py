@@ -14,8 +14,7 @@ from prefect import get_run_logger
 
 from tasks.cache.blobs import PARTIAL, Store, errors_named
 from tasks.errors import ModelError
-from tasks.orchestration.ledger import report_training
-from tasks.orchestration.policy import CODE_AND_INPUTS
+from tasks.orchestration.account import listener
 from tasks.orchestration.stage import stage
 from tasks.records import DatasetRef, Suspect, Suspects, TrainingPlan
 
@@ -24,7 +23,7 @@ MOST_SUSPECTS = 100
 CHUNK_BYTES = 16 << 20
 
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def suspect(ready: DatasetRef, plan: TrainingPlan, store: Store) -> Suspects:
     """Find training images that networks which have not seen them take for another class.
 
@@ -80,7 +79,7 @@ def out_of_fold_probabilities(
     for number, (others, fold) in enumerate(splits):
 
         def show(epochs_done: float, done: int = number * plan.epochs) -> None:
-            report_training(done + epochs_done, FOLDS * plan.epochs)
+            listener().trained(done + epochs_done, FOLDS * plan.epochs)
 
         probabilities[fold] = _trained_on(others, fold, ready, plan, store, show)
     return probabilities

@@ -6,12 +6,11 @@ from prefect import get_run_logger
 
 from tasks.cache.blobs import Store
 from tasks.errors import ValidationFailedError
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, DatasetRef, ValidationReport, ValidationRules
 
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> ValidationReport:
     """Check the loaded arrays, tier by tier.
 

@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pytest
 
 from flows.mnist_flow import mnist_flow
+from tasks.cache import keys
 from tasks.cache.blobs import Store
 from tasks.load import count_classes
-from tasks.orchestration.ledger import Listener, listening
+from tasks.orchestration.account import Listener, listening
 from tasks.records import DatasetRef, Metrics, RunSummary, StageRecord
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import IDX_FILES
@@ -199,6 +202,17 @@ def flip_bit(path: Path, position: int = -1) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1
     path.write_bytes(content)
+
+
+def edit_code(monkeypatch: pytest.MonkeyPatch, *files: str) -> None:
+    """Let project files look edited since they were imported."""
+    read = keys._read
+
+    def changed(path: Path, *details: Any) -> Any:
+        file = read(path, *details)
+        return file._replace(sha256="new") if file.name in files else file
+
+    monkeypatch.setattr("tasks.cache.keys._read", changed)
 
 
 def sealed(text: bytes) -> bytes:

@@ -3,8 +3,6 @@
     <cache dir>/blobs/9f86d081884c7d65….npy      sha256sum of the file gives its name
     <cache dir>/blobs/60303ae22b998861….keras
     <cache dir>/blobs/3e23e8160039594a….png
-    <cache dir>/results/<cache key>              written by tasks/cache/entries.py
-    <cache dir>/checkpoints/<cache key>/000007   written by tasks/cache/checkpoints.py
 
 A file appears under its name only once it is complete: it is written to a temporary name
 in the same folder and renamed. Before a file is used its digest is compared with its name,
@@ -16,11 +14,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
@@ -35,6 +35,10 @@ from tasks.records import ArrayRef, BlobRef, Record
 COPY_BYTES = 1 << 20
 PARTIAL = ".partial"
 ABANDONED_SECONDS = 24 * 3600
+PRIVATE = 0o600
+
+# Files whose bytes this process has digested: (path, inode, size, modification time).
+_intact: set[tuple[Path, int, int, int]] = set()
 
 
 @contextmanager
@@ -64,27 +68,46 @@ def errors_named(path: Path, option: str = "--cache-dir") -> Iterator[None]:
         ) from error
 
 
-# Files whose bytes this process has digested: (path, inode, size, modification time).
-_intact: set[tuple[Path, int, int, int]] = set()
-
-
 class NewFile:
-    """A file under a temporary name that gets its real name when it is complete."""
+    """A file under a temporary name that gets its real name when it is complete.
 
-    def __init__(self, folder: Path, option: str) -> None:
-        self._option = option
+    `size_bytes` and `sha256` are of what was written so far. Used in a `with` block, it leaves
+    nothing behind unless it was published.
+    """
+
+    def __init__(self, folder: Path, option: str = "--cache-dir") -> None:
+        self._option, self._digest, self.size_bytes = option, hashlib.sha256(), 0
         with errors_named(folder, option):
             handle, name = tempfile.mkstemp(dir=folder, suffix=PARTIAL)
         self._file = os.fdopen(handle, "wb")
         self.temporary = Path(name)
 
-    def write(self, buffer: bytes | memoryview) -> None:
-        """Append bytes. Raises StoreError or StoreError."""
-        with errors_named(self.temporary, self._option):
-            self._file.write(buffer)
+    def __enter__(self) -> NewFile:  # noqa: PYI034 - beartype knows no Self in a method
+        return self
 
-    def publish(self, path: Path, *, sync: bool = False) -> None:
-        """Give the file its name, replacing what stood there in one step.
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # what could not be flushed is thrown away anyway
+            self._file.close()
+        self.temporary.unlink(missing_ok=True)
+
+    @property
+    def sha256(self) -> str:
+        """The digest, as 64 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+    def write(self, buffer: bytes | memoryview) -> None:
+        """Append bytes. Raises StoreError."""
+        digesting = Thread(target=self._digest.update, args=(buffer,))
+        digesting.start()  # beside the writing: neither holds the interpreter's lock
+        try:
+            with errors_named(self.temporary, self._option):
+                self._file.write(buffer)
+        finally:
+            digesting.join()
+        self.size_bytes += len(buffer)
+
+    def publish(self, path: Path, *, sync: bool = False, mode: int = PRIVATE) -> None:
+        """Give the file its name, replacing what stood there in one step. Raises StoreError.
 
         With `sync` it survives a loss of power, too, at the price of waiting for the disk.
         """
@@ -92,15 +115,10 @@ class NewFile:
             self._file.flush()
             if sync:
                 os.fsync(self._file.fileno())
+            self.temporary.chmod(mode)
             self.temporary.replace(path)
             if sync:
                 _sync_folder(path.parent)
-
-    def discard(self) -> None:
-        """Close, and remove whatever was not published."""
-        with suppress(OSError):  # what could not be flushed is thrown away anyway
-            self._file.close()
-        self.temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -111,78 +129,23 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
-def new_file(folder: Path, option: str = "--cache-dir") -> Iterator[NewFile]:
-    """Open a new file in `folder`; without a call of `publish` it leaves nothing behind."""
-    file = NewFile(folder, option)
-    try:
-        yield file
-    finally:
-        file.discard()
-
-
-def write_atomically(path: Path, content: bytes, option: str = "--cache-dir") -> None:
+def write_atomically(
+    path: Path, content: bytes, option: str = "--cache-dir", mode: int = PRIVATE
+) -> None:
     """Write a small file so that readers see the old content or the new, never a part."""
-    with new_file(path.parent, option) as file:
+    with NewFile(path.parent, option) as file:
         file.write(content)
-        file.publish(path)
-
-
-class ArrayWriter:
-    """Writes one array row by row, digesting it on the way.
-
-    Args:
-        file: new and empty.
-        dtype: of every chunk, exactly.
-        shape: of the whole array; axis 0 is the one that chunks are cut along.
-    """
-
-    def __init__(self, file: NewFile, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._dtype, self._shape = dtype, shape
-        self._rows = self._size_bytes = 0
-        self._write(_npy_header(dtype, shape))
-
-    def append(self, rows: np.ndarray) -> None:
-        """Write the next rows: the array's dtype, shape (n, *shape[1:]), any n."""
-        if rows.dtype != self._dtype or rows.shape[1:] != self._shape[1:]:
-            raise ValueError(
-                f"Rows must be {self._dtype} {self._shape[1:]}. "
-                f"Received: {rows.dtype} {rows.shape[1:]}."
-            )
-        self._rows += len(rows)
-        if rows.size:
-            self._write(np.ascontiguousarray(rows).data.cast("B"))
-
-    def finish(self) -> ArrayRef:
-        """Name what was written. Raises ValueError when rows are missing or too many."""
-        if self._rows != self._shape[0]:
-            raise ValueError(f"Expected {self._shape[0]} rows. Received: {self._rows}.")
-        return ArrayRef(
-            sha256=self._digest.hexdigest(),
-            size_bytes=self._size_bytes,
-            dtype=self._dtype.name,
-            shape=self._shape,
-        )
-
-    def _write(self, buffer: bytes | memoryview) -> None:
-        digesting = Thread(target=self._digest.update, args=(buffer,))
-        digesting.start()  # beside the writing: neither holds the interpreter's lock
-        try:
-            self._file.write(buffer)
-        finally:
-            digesting.join()
-        self._size_bytes += len(buffer)
+        file.publish(path, mode=mode)
 
 
 class Store(Record):
-    """Where intermediate arrays and models lie.
+    """Where intermediate arrays and models lie: a setting of this machine, no part of any key.
 
-    The root is a setting of this machine and no part of any cache key.
+    Results that were computed before `fresh_since` are computed again.
     """
 
     root: Path = Field(exclude=True)
+    fresh_since: datetime | None = Field(default=None, exclude=True)
 
     @property
     def blobs(self) -> Path:
@@ -196,7 +159,7 @@ class Store(Record):
 
     @property
     def latest(self) -> Path:
-        """The folder that remembers each stage's latest run."""
+        """The folder that remembers each stage's latest runs."""
         return self.root / "latest"
 
     @property
@@ -209,16 +172,21 @@ class Store(Record):
         """The folder of the locks that make two runs compute once."""
         return self.root / "locks"
 
+    @property
+    def accounts(self) -> Path:
+        """The folder of the accounts of the runs that are under way."""
+        return self.root / "accounts"
+
     def prepare(self) -> None:
         """Create the folders, private to this user, and sweep up after runs that were killed.
 
         Raises StoreError when that fails.
         """
-        ours = (self.blobs, self.results, self.latest, self.checkpoints, self.locks)
-        for folder in (self.root, *ours):
+        swept = (self.blobs, self.results, self.accounts)
+        for folder in (self.root, *swept, self.latest, self.checkpoints, self.locks):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.blobs, self.results, self.latest):
+        for folder in swept:
             with errors_named(folder):
                 _remove_abandoned(folder)
 
@@ -243,7 +211,7 @@ class Store(Record):
                 "A stored file must have its recorded size and SHA-256.",
                 received=found,
                 where=path,
-                advice="Run again with --refresh to compute it anew.",
+                advice="Run again with --refresh to compute it again.",
             )
         return path
 
@@ -265,28 +233,45 @@ class Store(Record):
             _intact.add(_identity(path))
         return ""
 
-    def discard(self, ref: BlobRef) -> None:
-        """Remove a stored file, if it is there."""
-        self.path(ref).unlink(missing_ok=True)
+    def set_aside(self, ref: BlobRef) -> None:
+        """Take a damaged file out of the way, so that it is computed again."""
+        with suppress(FileNotFoundError):
+            self.path(ref).replace(self._aside(ref))
 
-    @contextmanager
-    def array_writer(
-        self, dtype: np.dtype[Any] | type, shape: tuple[int, ...]
-    ) -> Iterator[ArrayWriter]:
-        """Write an array of known dtype and shape by chunks; it is stored on exit.
+    def is_altered(self, ref: BlobRef) -> bool:
+        """Whether a file that is not as it should be was there, rather than nothing."""
+        return self.path(ref).exists() or self._aside(ref).exists()
 
-        Leaves nothing behind when the block raises.
+    def _aside(self, ref: BlobRef) -> Path:
+        return self.blobs / f"{ref.sha256}.damaged{PARTIAL}"  # swept up in a day
+
+    def put_rows(
+        self, dtype: np.dtype[Any] | type, shape: tuple[int, ...], pieces: Iterable[np.ndarray]
+    ) -> ArrayRef:
+        """Store an array of known dtype and shape that comes in pieces along axis 0.
+
+        Leaves nothing behind when a piece does not fit (ValueError), or comes with an error.
         """
-        with new_file(self.blobs) as file:
-            writer = ArrayWriter(file, np.dtype(dtype), shape)
-            yield writer
-            self._publish(file, writer.finish())
+        dtype, rows = np.dtype(dtype), 0
+        with NewFile(self.blobs) as file:
+            file.write(_npy_header(dtype, shape))
+            for piece in pieces:
+                if piece.dtype != dtype or piece.shape[1:] != shape[1:]:
+                    raise ValueError(
+                        f"Rows must be {dtype} {shape[1:]}. "
+                        f"Received: {piece.dtype} {piece.shape[1:]}."
+                    )
+                rows += len(piece)
+                if piece.size:
+                    file.write(np.ascontiguousarray(piece).data.cast("B"))
+            if rows != shape[0]:
+                raise ValueError(f"Expected {shape[0]} rows. Received: {rows}.")
+            blob = self._publish(file, ".npy")
+        return ArrayRef(**blob.model_dump(), dtype=dtype.name, shape=shape)
 
     def put_array(self, array: np.ndarray) -> ArrayRef:
         """Store an array that is in memory."""
-        with self.array_writer(array.dtype, array.shape) as writer:
-            writer.append(array)
-        return writer.finish()
+        return self.put_rows(array.dtype, array.shape, [array])
 
     def open_array(self, ref: ArrayRef) -> np.ndarray:
         """The stored array, memory-mapped and read-only. Raises PayloadError."""
@@ -295,35 +280,25 @@ class Store(Record):
 
     def put_bytes(self, content: bytes, suffix: str) -> BlobRef:
         """Store what is in memory, for instance a picture."""
-        ref = BlobRef.model_validate(
-            {
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "size_bytes": len(content),
-                "suffix": suffix,
-            }
-        )
-        with new_file(self.blobs) as file:
+        with NewFile(self.blobs) as file:
             file.write(content)
-            self._publish(file, ref)
-        return ref
+            return self._publish(file, suffix)
 
     def put_file(self, source: Path, suffix: str) -> BlobRef:
         """Store a copy of a file."""
-        digest, size_bytes = hashlib.sha256(), 0
-        with source.open("rb") as read, new_file(self.blobs) as file:
+        with source.open("rb") as read, NewFile(self.blobs) as file:
             while chunk := read.read(COPY_BYTES):
-                digest.update(chunk)
-                size_bytes += len(chunk)
                 file.write(chunk)
-            ref = BlobRef.model_validate(
-                {"sha256": digest.hexdigest(), "size_bytes": size_bytes, "suffix": suffix}
-            )
-            self._publish(file, ref)
-        return ref
+            return self._publish(file, suffix)
 
-    def _publish(self, file: NewFile, ref: BlobRef) -> None:
+    def _publish(self, file: NewFile, suffix: str) -> BlobRef:
+        ref = BlobRef.model_validate(
+            {"sha256": file.sha256, "size_bytes": file.size_bytes, "suffix": suffix}
+        )
         file.publish(self.path(ref))
         _intact.add(_identity(self.path(ref)))  # digested while it was written
+        self._aside(ref).unlink(missing_ok=True)
+        return ref
 
 
 def _identity(path: Path) -> tuple[Path, int, int, int]:
@@ -339,6 +314,17 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
+def regular_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """The files of a folder that are named as ours are; nothing else is ever touched."""
+    with suppress(OSError):  # it may be gone, or no folder
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if name.fullmatch(path.name) and path.is_file() and not path.is_symlink()
+        )
+    return []
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
@@ -348,12 +334,8 @@ def sha256_of_file(path: Path) -> str:
 def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     # The header that np.save would write, so that np.load and every other reader of .npy works.
     header = BytesIO()
+    descr = np.lib.format.dtype_to_descr(dtype)
     np.lib.format.write_array_header_1_0(
-        header,
-        {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": shape,
-        },
+        header, {"descr": descr, "fortran_order": False, "shape": shape}
     )
     return header.getvalue()

@@ -21,8 +21,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tasks.cache.blobs import PARTIAL, NewFile, Store, errors_named, new_file
-from tasks.cache.entries import KEY, regular_files
+from tasks.cache.blobs import PARTIAL, NewFile, Store, errors_named, regular_files
+from tasks.cache.entries import KEY
 from tasks.records import EpochMetrics, Record, Sha256
 
 KEPT = 2
@@ -78,12 +78,11 @@ class Checkpoints:
         progress = Progress(
             key=self._key, history=checkpoint.history, arrays=len(checkpoint.arrays)
         )
-        with new_file(self.folder) as file:
-            digested = _Digested(file)
-            digested.write(progress.model_dump_json().encode() + b"\n")
+        with NewFile(self.folder) as file:
+            file.write(progress.model_dump_json().encode() + b"\n")
             for array in checkpoint.arrays:
-                np.lib.format.write_array(digested, array, allow_pickle=False)
-            file.write(digested.sha256().encode())
+                np.lib.format.write_array(file, array, allow_pickle=False)
+            file.write(file.sha256.encode())
             file.publish(self.folder / _name(checkpoint.history), sync=True)
         for old in regular_files(self.folder, NAME)[:-KEPT]:
             old.unlink(missing_ok=True)
@@ -96,7 +95,7 @@ class Checkpoints:
             return datetime.min.replace(tzinfo=UTC)
 
     def clear(self) -> None:
-        """Remove them: the training is complete, or begins anew."""
+        """Remove them: the training is complete, or begins again."""
         for path in regular_files(self.folder, OURS):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # never made, or something of others is in it
@@ -150,21 +149,6 @@ class CheckpointWriter:
         if self._pending is not None and (error := self._pending.exception()):
             self._warn(f"no checkpoint of the epoch before: {error}")
         self._pending = None
-
-
-class _Digested:
-    """A new file for NumPy to write to, with the digest of what was written."""
-
-    def __init__(self, file: NewFile) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-
-    def write(self, content: bytes) -> None:
-        self._digest.update(content)
-        self._file.write(content)
-
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
 
 
 def _name(history: Sequence[EpochMetrics]) -> str:

@@ -1,7 +1,8 @@
 """Cached results on disk: what a stage handed back, and what it was made from.
 
-    <cache dir>/results/<cache key>     one entry, its digest in the first line
-    <cache dir>/latest/<stage>          the ingredients of the stage's latest run
+    <cache dir>/results/<cache key>         one entry, its digest in the first line
+    <cache dir>/latest/<stage>/<cache key>  the ingredients of one of the stage's latest runs
+    <cache dir>/locks/<cache key>           while somebody looks the result up or computes it
 
 An entry proves itself: the digest over its text, and its name, which is the digest of the
 ingredients in it.
@@ -12,15 +13,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.cache.blobs import Store, write_atomically
-from tasks.cache.ingredients import Ingredients
+from filelock import FileLock, Timeout
+
+from tasks.cache.blobs import Store, errors_named, regular_files, write_atomically
+from tasks.cache.keys import Ingredients, how_different
 from tasks.errors import EntryError, StoreError
 from tasks.records import (
     DatasetRef,
@@ -33,7 +36,7 @@ from tasks.records import (
 )
 
 KEY = re.compile("[0-9a-f]{64}")
-
+REMEMBERED = 32  # runs of a stage, to find the nearest of them
 RESULT_TYPES: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (DatasetRef, ValidationReport, ModelRef, Metrics, Suspects, Pictures)
@@ -51,35 +54,19 @@ class Entry(Record):
     @classmethod
     def of(cls, result: Record, ingredients: Ingredients) -> Entry:
         """The entry of a result that was computed just now."""
-        return cls(
-            kind=type(result).__name__,
-            value=result.model_dump(mode="json"),
-            ingredients=ingredients,
-            computed=datetime.now(UTC),
-        )
+        kind = type(result).__name__
+        if RESULT_TYPES.get(kind) is not type(result):
+            known = ", ".join(RESULT_TYPES)
+            raise TypeError(f"A cached stage returns one of {known}. Received: {result!r}.")
+        value = result.model_dump(mode="json")
+        return cls(kind=kind, value=value, ingredients=ingredients, computed=datetime.now(UTC))
 
     @cached_property
     def result(self) -> Record:
         """What the stage handed back. Raises ValueError unless it is one of RESULT_TYPES."""
-        return decode_result(self.kind, self.value)
-
-
-def decode_result(kind: str, value: Any) -> Record:
-    """A record from its type's name and its fields. Raises ValueError for anything else."""
-    if kind not in RESULT_TYPES:
-        raise ValueError(f"A stored result is one of {', '.join(RESULT_TYPES)}.")
-    return RESULT_TYPES[kind].model_validate(value, strict=False)
-
-
-def regular_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    """The files of a folder that are named as ours are; nothing else is ever touched."""
-    with suppress(OSError):
-        return sorted(
-            path
-            for path in folder.iterdir()
-            if name.fullmatch(path.name) and path.is_file() and not path.is_symlink()
-        )
-    return []
+        if self.kind not in RESULT_TYPES:
+            raise ValueError(f"a stored result is one of {', '.join(RESULT_TYPES)}")
+        return RESULT_TYPES[self.kind].model_validate(self.value, strict=False)
 
 
 class Entries:
@@ -96,50 +83,103 @@ class Entries:
         """The keys of all entries, torn ones included."""
         return (path.name for path in regular_files(self.store.results, KEY))
 
+    def look_up(self, key: str) -> tuple[Entry | None, str]:
+        """An entry that can be used as it is; or None, and what is wrong with it.
+
+        Nothing is wrong with one that is not there.
+        """
+        since = self.store.fresh_since
+        try:
+            entry = self.read(key)
+        except EntryError:
+            return None, "refresh" if since else "corrupt: result"
+        except OSError:
+            return None, "refresh" if since else ""
+        if since and entry.computed < since:
+            return None, "refresh"
+        for name, ref in entry.result.stored_files().items():
+            if not self.store.holds(ref):
+                return None, f"{'corrupt' if self.store.is_altered(ref) else 'lost'}: {name}"
+        with suppress(OSError):  # what is used is pruned last
+            os.utime(self.path(key))
+        return entry, ""
+
     def read(self, key: str) -> Entry:
         """One entry. Raises EntryError unless it is whole, and FileNotFoundError."""
         path = self.path(key)
         try:
             entry = Entry.model_validate_json(_unsealed(path.read_bytes()))
             entry.result  # noqa: B018 - raises unless it is of our types
+            if entry.ingredients.key != key:
+                raise ValueError(f"the ingredients of {entry.ingredients.key}")  # noqa: TRY301
         except ValueError as error:
             raise EntryError(
-                "A cached result must be whole and written by this version.",
+                "A cached result must be whole, written by this version, and named by the digest "
+                "of its ingredients.",
                 received=str(error).partition("\n")[0],
                 where=path,
-                advice="It is computed anew when it is needed.",
+                advice="It is computed again when it is needed.",
             ) from error
-        if entry.ingredients.key != key:
-            raise EntryError(
-                "A cached result is named by the digest of its ingredients.",
-                received=entry.ingredients.key,
-                where=path,
-                advice="It is computed anew when it is needed.",
-            )
         return entry
 
     def write(self, entry: Entry) -> None:
-        """Store an entry in one step. Raises StoreError or StoreError."""
+        """Store an entry in one step. Raises StoreError."""
         write_atomically(self.path(entry.ingredients.key), _sealed(entry))
 
-    def touch(self, key: str) -> None:
-        """Note that an entry is used: what is used is pruned last."""
-        with suppress(OSError):
-            os.utime(self.path(key))
+    @contextmanager
+    def locked(self, key: str, on_waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold a key's lock: the kernel's, which ends with its owner, however that ends.
 
-    def latest(self, stage: str) -> Ingredients | None:
-        """What the stage's latest run in this store was made from, if that is known."""
+        `on_waiting` is called when somebody else holds it.
+        """
+        path = self.store.locks / key
+        lock = FileLock(path, thread_local=False)
+        with errors_named(path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                on_waiting()
+                lock.acquire()
         try:
-            return Ingredients.model_validate_json(
-                _unsealed((self.store.latest / stage).read_bytes())
-            )
-        except (OSError, ValueError):
-            return None
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # whoever waits for it opens a new file
+            lock.release()
 
-    def note_latest(self, ingredients: Ingredients) -> None:
-        """Remember a run, for the next one's account. What cannot be noted is only not told."""
-        with suppress(StoreError):
-            write_atomically(self.store.latest / ingredients.stage, _sealed(ingredients))
+    def remember(self, ingredients: Ingredients) -> None:
+        """Note a run, for the next one's reasons. What cannot be noted is only not told."""
+        folder = self.store.latest / ingredients.stage
+        note = folder / ingredients.key
+        with suppress(OSError, StoreError):
+            if note.exists():
+                os.utime(note)
+                return
+            folder.mkdir(mode=0o700, exist_ok=True)
+            write_atomically(note, _sealed(ingredients))
+            newest = sorted(regular_files(folder, KEY), key=_written, reverse=True)
+            for old in newest[REMEMBERED:]:
+                old.unlink(missing_ok=True)
+
+    def nearest(self, ingredients: Ingredients) -> Ingredients | None:
+        """The stage's run that differs least, of several the latest; None if none is known."""
+        notes = regular_files(self.store.latest / ingredients.stage, KEY)
+        runs = [_noted(note) for note in sorted(notes, key=_written, reverse=True)]
+        known = [run for run in runs if run is not None and run.stage == ingredients.stage]
+        return min(known, key=lambda run: how_different(run, ingredients), default=None)
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # another run has removed it
+        return 0
+
+
+def _noted(path: Path) -> Ingredients | None:
+    try:
+        return Ingredients.model_validate_json(_unsealed(path.read_bytes()))
+    except (OSError, ValueError):
+        return None
 
 
 def _sealed(record: Record) -> bytes:

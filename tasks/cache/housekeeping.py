@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tasks.cache.blobs import Store, errors_named, sha256_of_file
+from tasks.cache.blobs import Store, errors_named, regular_files, sha256_of_file
 from tasks.cache.checkpoints import all_checkpoints
-from tasks.cache.entries import KEY, Entries, regular_files
+from tasks.cache.entries import KEY, Entries
 from tasks.errors import EntryError
 from tasks.records import BlobRef
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.cache.fingerprint import code_of_file
+from tasks.cache.keys import code_of_file
 from tasks.errors import ModelError
 from tasks.records import OwnModel
 

@@ -1,188 +1,249 @@
-"""`@stage`: a Prefect task that keeps its account in the run's ledger.
+"""`@stage`: a Prefect task whose result is taken from the cache or computed once, and why.
 
-A stage that meets a stored file which is missing or altered has it computed anew by the
-stage that it came from, in the same run, and goes on.
+The way of one call, whether it comes directly, by `.submit()` or `.map()`, in a thread or in
+another process; under the lock of its key, so that equal calls compute a result once:
+
+    its inputs, its code and its libraries make the key         cache/keys.py
+    the entry of that key is there, and its files are → taken   cache/entries.py
+    otherwise → computed, stored, and taken from then on
+
+Prefect's own cache is off: it runs code that a stored result names, goes on when a result cannot
+be stored, and has no room for a reason. Here each task says in its state what it did, for the UI
+as for the terminal:
+
+    Cached     unchanged
+    Completed  epochs 12 → 6
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import time
 from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from prefect import Task, get_run_logger
-from prefect.cache_policies import NO_CACHE, CachePolicy
-from prefect.context import FlowRunContext
+from prefect import State, Task, get_run_logger
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
 
-from tasks.cache.fingerprint import EDITED, fingerprint_of
+from tasks.cache.blobs import Store
+from tasks.cache.checkpoints import Checkpoints
+from tasks.cache.entries import Entries, Entry
+from tasks.cache.keys import Fingerprint, Ingredients, content_of, fingerprint_of, what_changed
 from tasks.errors import PayloadError
-from tasks.orchestration.ledger import Call, Ledger, current_ledger
-from tasks.records import BlobRef, Record
+from tasks.orchestration.account import Account, CallRecord, listener
+from tasks.records import StageRecord
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+ALWAYS = "always runs"
+ERROR = "see the error"
+EDITED = "code edited during the run"
+NO_KEY = "inputs that no key can be made of"
+WAITING = "waiting for another run, which computes the same result"
 
-@runtime_checkable
-class Accountable(Protocol):
-    """Result storage that knows why a stage ran, and that forgets what is damaged."""
 
-    def settle(self, stage: str, *, cached: bool) -> str:
-        """Why a stage ran or did not. Raises StoreError when its result was not stored."""
+@dataclass(frozen=True)
+class Call:
+    """A call of a stage while it computes. `notes` are added to the reason why it did."""
 
-    def condemn(self, ref: BlobRef) -> None:
-        """Forget a stored file that is missing or altered."""
+    stage: str
+    module: str
+    imported: Fingerprint
+    made_of: Ingredients | None = None
+    notes: list[str] = field(default_factory=list)
 
-    def key(self, stage: str) -> str | None:
-        """The key that the stage's result will be kept under; None if it will not be."""
+    @property
+    def key(self) -> str | None:
+        """The key that the result will be kept under; None if it will not be.
 
-    def remark(self, stage: str, text: str) -> None:
-        """Add to the reason why the stage ran."""
+        To be asked for after the stage has imported what it needs: code that was edited by then
+        is not what the key stands for.
+        """
+        return self.made_of.key if self.made_of and not self.edited else None
 
-    def disown(self, stage: str, why: str) -> None:
-        """Do not keep what the stage has computed."""
+    @property
+    def edited(self) -> bool:
+        """Whether the files are no longer those that were imported."""
+        return fingerprint_of(self.module) != self.imported
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage hands back, whether it came from the cache, and why."""
+
+    result: Any
+    cached: bool
+    why: str
+
+
+_call: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call of the stage that is computing here; None outside of one."""
+    return _call.get()
 
 
 class Stage(Task[P, R]):
-    """A Prefect task whose direct call reports its state, its seconds and the reason."""
+    """A Prefect task that hands back its result, not the state which says how it came about."""
 
     if not TYPE_CHECKING:  # for a type checker, Task's own overloads hold
 
         def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
-            """Run the stage in the current flow run, as `Task.__call__` does."""
-            ledger = current_ledger()
-            ledger.start(self.name)
-            args, kwargs = _current(ledger, args, kwargs)
-            try:
-                state = super().__call__(*args, return_state=True, **kwargs)
-                outcome = self._outcome(state.name, failed=state.is_failed())
-            except BaseException as interruption:  # Ctrl-C, SIGTERM: noted and passed on
-                ledger.finish(self.name, "failed", type(interruption).__name__)
-                raise
-            ledger.finish(self.name, *outcome)
-            if state.is_completed():
-                ledger.calls.append(Call(self.name, self, args, kwargs, state.result()))
+            """Run the stage in the current flow run, as `Task.__call__` does.
+
+            A future among the arguments that failed raises its own error.
+            """
+            for given in (*args, *kwargs.values()):
+                if isinstance(given, PrefectFuture):
+                    given.result()
+            state = super().__call__(*args, return_state=True, **kwargs)
             return state if return_state else state.result()
 
-    def _outcome(self, state_name: str | None, *, failed: bool) -> tuple[str, str]:
-        if failed:
-            return "failed", "see the error"
-        cached = state_name == "Cached"
-        results = _results()
-        if self.cache_policy is NO_CACHE or results is None:
-            return "computed", "always runs"
-        return "cached" if cached else "computed", results.settle(self.name, cached=cached)
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """By name where that leads here: a worker runs the code that it imports and digests."""
+        module, name = self.fn.__module__, self.fn.__qualname__
+        here = getattr(importlib.import_module(module), name, None) is self
+        return name if here else super().__reduce__()
 
 
-def stage(*, cache_policy: CachePolicy) -> Callable[[Callable[P, R]], Stage[P, R]]:
-    """Declare a function a stage of the pipeline.
+def stage(*, cached: bool = True) -> Callable[[Callable[P, R]], Stage[P, R]]:
+    """Declare a function a stage of the pipeline. It takes the `store` that arrays lie in.
 
     Stages have no tags: Prefect asks its server about the limits of each tag, even when the
     result is cached.
 
     Args:
-        cache_policy: CODE_AND_INPUTS, or NO_CACHE for what must leave its mark on every run.
+        cached: keep the result, a record, under a key of the inputs, the code and the libraries.
+            False for what must leave its mark on every run.
     """
 
     def declare(function: Callable[P, R]) -> Stage[P, R]:
-        name = function.__name__
         return Stage(
-            _restoring(function, name, keyed=cache_policy is not NO_CACHE),
-            name=name,
-            task_run_name=name,
-            cache_policy=cache_policy,
+            _told(function, cached=cached),
+            name=function.__name__,
+            task_run_name=function.__name__,
+            cache_policy=NO_CACHE,
+            persist_result=False,
         )
 
     return declare
 
 
-def result_key(stage: Stage[..., Any]) -> str | None:
-    """The cache key of the stage that is running; None if its result will not be kept.
-
-    Asked for after the stage has imported what it needs: code that was edited by then is not
-    what the key stands for.
-    """
-    results = _results()
-    if results is None or fingerprint_of(stage.fn.__module__).edited:
-        return None
-    return results.key(stage.name)
-
-
-def remark(stage: str, text: str) -> None:
-    """Add to the reason that is shown for the stage that is running."""
-    results = _results()
-    if results is not None:
-        results.remark(stage, text)
-
-
-def _restoring(function: Callable[P, R], name: str, *, keyed: bool) -> Callable[P, R]:
-    """The function, called again after a stored file that it needs was computed anew."""
+def _told(function: Callable[P, R], *, cached: bool) -> Callable[P, Any]:
+    """The function as Prefect calls it: looked up first, and its account given."""
+    name, signature = function.__name__, inspect.signature(function)
+    if "store" not in signature.parameters:
+        raise TypeError(f"A stage takes a `store`. Received: {name}{signature}.")
+    # What is edited from now on is noticed.
+    imported = fingerprint_of(function.__module__) if cached else None
 
     @wraps(function)
-    def body(*args: Any, **kwargs: Any) -> R:
-        restored: set[str] = set()
-        while True:
-            try:
-                result = function(*args, **kwargs)
-            except PayloadError as damage:
-                if damage.ref.sha256 in restored:
-                    raise
-                _restore(damage)
-                restored.add(damage.ref.sha256)
+    def body(*args: P.args, **kwargs: P.kwargs) -> R | State[R]:
+        run = TaskRunContext.get()
+        if run is None:  # called as `stage.fn()`
+            return function(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given, compute = dict(bound.arguments), partial(function, *args, **kwargs)
+        store: Store = given["store"]
+        report = _reporter(name, Account(store, run.task_run.flow_run_id))
+        try:
+            if imported is None:
+                done = Outcome(compute(), cached=False, why=ALWAYS)
             else:
-                # What its body imported may have been edited after the key was made.
-                if keyed and fingerprint_of(function.__module__).edited:
-                    _disown(name, EDITED)
-                return result
-            before = args, kwargs
-            args, kwargs = _current(current_ledger(), args, kwargs)
-            if keyed and _content(before) != _content((args, kwargs)):
-                _disown(name, "")  # other weights than the key says, as on another machine
+                done = _cached_call(Call(name, function.__module__, imported), given, compute)
+        except PayloadError as damage:
+            store.set_aside(damage.ref)
+            report("failed", "a damaged file, which is computed again")
+            raise
+        except BaseException as error:  # Ctrl-C and SIGTERM included: noted and passed on
+            report("failed", ERROR if isinstance(error, Exception) else type(error).__name__)
+            raise
+        report("cached" if done.cached else "computed", done.why)
+        state = "Cached" if done.cached else "Completed"
+        return Completed(name=state, message=done.why, data=done.result)
 
     return body
 
 
-def _restore(damage: PayloadError) -> None:
-    """Run the stage again that a stored file came from. Raises the damage if there is none."""
-    ledger, results = current_ledger(), _results()
-    for call in ledger.calls:
-        for name, ref in _files(call.result).items():
-            if ref == damage.ref and results is not None:
-                get_run_logger().warning(
-                    "%s runs again: its %s is missing or altered", call.name, name
-                )
-                results.condemn(ref)
-                ledger.repeat(call)
-                return
-    raise damage
+def _cached_call(call: Call, given: dict[str, Any], compute: Callable[[], Any]) -> Outcome:
+    """Take a result from the cache, or compute and keep it. Raises StoreError."""
+    store: Store = given["store"]
+    try:
+        inputs = {name: content_of(value) for name, value in given.items()}
+    except TypeError:
+        return Outcome(_computed(call, compute), cached=False, why=NO_KEY)
+    if call.edited:
+        return _not_kept(call, _computed(call, compute))
+    code, libraries = call.imported
+    made_of = Ingredients(stage=call.stage, code=code, libraries=libraries, inputs=inputs)
+    entries = Entries(store)
+    with entries.locked(made_of.key, on_waiting=_say_waiting):
+        found, damage = entries.look_up(made_of.key)
+        if found is not None:
+            entries.remember(made_of)
+            return Outcome(found.result, cached=True, why=_unchanged_since(found.computed))
+        earlier = entries.nearest(made_of)
+        call = replace(call, made_of=made_of)
+        result = _computed(call, compute)
+        if call.edited:
+            Checkpoints(store, made_of.key).clear()
+            return _not_kept(call, result)
+        entries.write(Entry.of(result, made_of))
+        Checkpoints(store, made_of.key).clear()
+        entries.remember(made_of)
+    why = damage or _difference(earlier, made_of)
+    return Outcome(result, cached=False, why="; ".join([why, *call.notes]))
 
 
-def _disown(stage: str, why: str) -> None:
-    results = _results()
-    if results is not None:
-        results.disown(stage, why)
+def _computed(call: Call, compute: Callable[[], R]) -> R:
+    token = _call.set(call)
+    try:
+        return compute()
+    finally:
+        _call.reset(token)
 
 
-def _files(result: object) -> dict[str, BlobRef]:
-    return result.stored_files() if isinstance(result, Record) else {}
+def _not_kept(call: Call, result: Any) -> Outcome:
+    get_run_logger().warning("%s: the result of %s is not kept", EDITED, call.stage)
+    return Outcome(result, cached=False, why=EDITED)
 
 
-def _current(
-    ledger: Ledger, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return (
-        tuple(ledger.current(value) for value in args),
-        {name: ledger.current(value) for name, value in kwargs.items()},
-    )
+def _unchanged_since(computed: datetime) -> str:
+    day = computed.astimezone().date()
+    return "unchanged" if day == datetime.now().astimezone().date() else f"unchanged since {day}"
 
 
-def _content(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Any]:
-    args, kwargs = arguments
-    values = [*args, *kwargs.values()]
-    return [value.content() if isinstance(value, Record) else value for value in values]
+def _difference(earlier: Ingredients | None, made_of: Ingredients) -> str:
+    if earlier is None:
+        return "first run"
+    return what_changed(earlier, made_of) or "lost: result"
 
 
-def _results() -> Accountable | None:
-    run = FlowRunContext.get()
-    storage: object = run.result_store.result_storage if run else None
-    return storage if isinstance(storage, Accountable) else None
+def _say_waiting() -> None:
+    get_run_logger().info(WAITING)
+    listener().waiting(WAITING)
+
+
+def _reporter(stage: str, account: Account) -> Callable[[str, str], None]:
+    """Say that a call begins; returns a function that says how it ended, and why."""
+    started, clock = time.time(), time.perf_counter()
+    listener().stage_started(stage)
+
+    def report(state: str, why: str) -> None:
+        seconds = round(time.perf_counter() - clock, 3)
+        record = StageRecord.model_validate({"state": state, "seconds": seconds, "why": why})
+        account.add(CallRecord(stage=stage, started=started, record=record))
+        listener().stage_finished(stage, record)
+
+    return report

@@ -113,7 +113,7 @@ class Session:
         return 0
 
     def _run(self, flow: Callable[[RunSettings], RunSummary], display: Display) -> RunSummary:
-        from tasks.orchestration.ledger import listening
+        from tasks.orchestration.account import listening
         from tasks.terminal.preload import preload_for, remember
 
         settings = self.command.settings

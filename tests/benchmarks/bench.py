@@ -37,8 +37,8 @@ OBVIOUS = [sys.executable, str(HERE / "obvious_prefect.py"), str(MNIST)]
 # In a process of its own, so that nothing has been parsed before.
 KEYS = """
 import time
-from tasks.cache.fingerprint import fingerprint_of
-from tasks.cache.ingredients import Ingredients
+from tasks.cache.keys import fingerprint_of
+from tasks.cache.keys import Ingredients
 started = time.perf_counter()
 for stage in ("load", "validate", "preprocess", "train", "evaluate", "illustrate"):
     code, libraries, _ = fingerprint_of(f"tasks.{stage}")

@@ -6,13 +6,14 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import FullDisk, npy_bytes
 
-from tasks.cache.blobs import Store, sha256_of_file, write_atomically
+from tasks.cache.blobs import NewFile, Store, sha256_of_file, write_atomically
 from tasks.errors import PayloadError, StoreError
 from tasks.records import ArrayRef
 
@@ -31,11 +32,10 @@ def test_array_written_in_pieces_is_what_numpy_saves(
 ) -> None:
     array = np.arange(np.prod(shape)).astype(dtype).reshape(shape)
 
-    with store.array_writer(array.dtype, shape) as writer:
-        for start in range(0, len(array), chunk):
-            writer.append(array[start : start + chunk])
+    pieces = (array[start : start + chunk] for start in range(0, len(array), chunk))
+    ref = store.put_rows(array.dtype, shape, pieces)
 
-    assert npy_bytes(array) == store.path(writer.finish()).read_bytes()
+    assert npy_bytes(array) == store.path(ref).read_bytes()
 
 
 def test_array_in_another_memory_order_is_stored_row_by_row(store: Store) -> None:
@@ -84,13 +84,12 @@ def test_stored_array_is_opened_as_a_read_only_memory_map(store: Store) -> None:
 
 
 def test_failure_while_writing_leaves_no_file(store: Store) -> None:
-    def write_half() -> None:
-        with store.array_writer(np.uint8, (3, 2)) as writer:
-            writer.append(ROWS[:2])
-            raise KeyboardInterrupt
+    def half() -> Iterator[np.ndarray]:
+        yield ROWS[:2]
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_half()
+        store.put_rows(np.uint8, (3, 2), half())
 
     assert files_in(store) == []
 
@@ -108,11 +107,8 @@ def test_failure_while_writing_leaves_no_file(store: Store) -> None:
 def test_rows_that_do_not_fit_are_refused_and_not_stored(
     store: Store, rows: np.ndarray, message: str
 ) -> None:
-    with (
-        pytest.raises(ValueError, match=message),
-        store.array_writer(np.uint8, (3, 2)) as writer,
-    ):
-        writer.append(rows)
+    with pytest.raises(ValueError, match=message):
+        store.put_rows(np.uint8, (3, 2), [rows])
 
     assert files_in(store) == []
 
@@ -126,7 +122,7 @@ def test_missing_file_is_reported_with_the_way_out(store: Store) -> None:
         store.open_array(ref)
 
     assert f"Received: no such file (in {path})." in str(caught.value)
-    assert str(caught.value).endswith("Run again with --refresh to compute it anew.")
+    assert str(caught.value).endswith("Run again with --refresh to compute it again.")
 
 
 def test_truncated_file_is_reported(store: Store) -> None:
@@ -270,3 +266,39 @@ def test_partial_files_of_killed_runs_are_swept_up_after_a_day(store: Store) -> 
     os.utime(old, (0, 0))
     store.prepare()
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_damaged_file_is_set_aside_and_swept_up(store: Store) -> None:
+    ref = store.put_array(ROWS)
+    store.set_aside(ref)
+    assert (store.holds(ref), store.is_altered(ref)) == (False, True)
+
+    for path in store.blobs.iterdir():
+        os.utime(path, (0, 0))
+    store.prepare()
+
+    assert (files_in(store), store.is_altered(ref)) == ([], False)
+
+
+def test_missing_file_is_not_altered(store: Store) -> None:
+    ref = store.put_array(ROWS)
+    store.path(ref).unlink()
+    store.set_aside(ref)
+
+    assert not store.is_altered(ref)
+
+
+def test_file_knows_the_digest_and_size_of_what_was_written(store: Store) -> None:
+    with NewFile(store.blobs) as file:
+        for part in (b"a", b"bc"):
+            file.write(part)
+
+        assert (hashlib.sha256(b"abc").hexdigest(), 3) == (file.sha256, file.size_bytes)
+
+
+def test_published_file_has_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "private", b"")
+    write_atomically(tmp_path / "public", b"", mode=0o644)
+
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("private", "public")]
+    assert modes == [0o600, 0o644]

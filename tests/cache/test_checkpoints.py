@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from builders import FullDisk, Heard, Run, flip_bit, place_idx, run_flow, settings_in, stripes
+from builders import (
+    FullDisk,
+    Heard,
+    Run,
+    edit_code,
+    flip_bit,
+    place_idx,
+    run_flow,
+    settings_in,
+    stripes,
+)
 from prefect.client.orchestration import get_client
 
 from flows.mnist_flow import mnist_flow
 from tasks.cache.blobs import Store
 from tasks.cache.checkpoints import Checkpoint, Checkpoints, CheckpointWriter
 from tasks.cache.entries import Entries
-from tasks.cache.fingerprint import Fingerprint
-from tasks.orchestration.ledger import listening
+from tasks.orchestration import stage
+from tasks.orchestration.account import listening
 from tasks.records import EpochMetrics, ModelRef
 from tasks.settings import LocalRunSettings, RunSettings
 
@@ -372,7 +383,7 @@ class TestResumedRun:
     def test_edited_code_leaves_no_checkpoint(
         self, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tasks.cache.fingerprint.STARTED_NS", 0)  # every file is newer
+        edit_code(monkeypatch, "tasks/records.py")
 
         cut_off(settings, 1)
 
@@ -382,10 +393,15 @@ class TestResumedRun:
         self, settings: RunSettings
     ) -> None:
         """What the body imported may be newer than the key says, and the edit undone later."""
-        newer = Fingerprint(code={}, libraries={}, edited=["tasks/learning/training.py"])
+        computed = stage._computed
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tasks.orchestration.stage.fingerprint_of", lambda _: newer)
-            run_flow(settings)
+
+            def edited_meanwhile(call: stage.Call, compute: Callable[[], Any]) -> Any:
+                edit_code(patch, "tasks/learning/training.py")
+                return computed(call, compute)
+
+            patch.setattr("tasks.orchestration.stage._computed", edited_meanwhile)
+            cut_off(settings, 1)
 
         assert "resumed" not in why_trained(run_flow(settings))
 

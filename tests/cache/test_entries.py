@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
-from builders import sealed
+from builders import sealed, store_metrics
 
 from tasks.cache.blobs import Store
-from tasks.cache.entries import Entries, Entry
-from tasks.cache.ingredients import Ingredients
+from tasks.cache.entries import REMEMBERED, Entries, Entry
+from tasks.cache.keys import Ingredients
 from tasks.errors import EntryError
 from tasks.records import (
     ArrayRef,
@@ -169,7 +170,7 @@ def test_torn_entry_is_refused(entries: Entries, kept: int) -> None:
     path = entries.path(INGREDIENTS.key)
     path.write_bytes(path.read_bytes()[:kept])
 
-    with pytest.raises(EntryError, match="whole and written by this version"):
+    with pytest.raises(EntryError, match="must be whole, written by this version"):
         entries.read(INGREDIENTS.key)
 
 
@@ -195,10 +196,8 @@ def test_entry_under_another_name_is_refused(entries: Entries) -> None:
     entries.write(Entry.of(REPORT, INGREDIENTS))
     entries.path(INGREDIENTS.key).rename(entries.path(OTHERS.key))
 
-    with pytest.raises(EntryError, match=f"Received: {INGREDIENTS.key}") as caught:
+    with pytest.raises(EntryError, match=f"Received: the ingredients of {INGREDIENTS.key}"):
         entries.read(OTHERS.key)
-
-    assert "named by the digest of its ingredients" in str(caught.value)
 
 
 FOREIGN: dict[str, Any] = {
@@ -232,8 +231,9 @@ def test_refusal_names_the_file_and_what_happens_next(entries: Entries) -> None:
         entries.read(INGREDIENTS.key)
 
     assert str(caught.value) == (
-        "A cached result must be whole and written by this version. "
-        f"Received: text and digest differ (in {path}). It is computed anew when it is needed."
+        "A cached result must be whole, written by this version, and named by the digest of its "
+        f"ingredients. Received: text and digest differ (in {path}). "
+        "It is computed again when it is needed."
     )
 
 
@@ -255,50 +255,133 @@ def test_use_of_an_entry_is_noted_in_its_time(entries: Entries) -> None:
     path = entries.path(INGREDIENTS.key)
     os.utime(path, (0, 0))
 
-    entries.touch(INGREDIENTS.key)
-
+    assert entries.look_up(INGREDIENTS.key) != (None, "")
     assert path.stat().st_mtime > 0
 
 
-def test_use_of_an_entry_that_another_run_removed_is_no_error(entries: Entries) -> None:
-    entries.touch(INGREDIENTS.key)
+class TestLookUp:
+    """What is taken from the cache, and what is wrong with the rest."""
 
-    assert list(entries) == []
+    @pytest.fixture
+    def drawn(self, entries: Entries) -> Metrics:
+        """A result with a stored array, kept."""
+        metrics = store_metrics(np.zeros(2, np.float32), entries.store)
+        entries.write(Entry.of(metrics, INGREDIENTS))
+        return metrics
+
+    def damage(self, entries: Entries) -> str:
+        entry, damage = entries.look_up(INGREDIENTS.key)
+        assert entry is None
+        return damage
+
+    def test_whole_entry_is_taken(self, entries: Entries, drawn: Metrics) -> None:
+        entry, damage = entries.look_up(INGREDIENTS.key)
+
+        assert entry is not None
+        assert (drawn, "") == (entry.result, damage)
+
+    def test_nothing_is_wrong_with_an_entry_that_is_not_there(self, entries: Entries) -> None:
+        assert self.damage(entries) == ""
+
+    def test_torn_entry(self, entries: Entries, drawn: Metrics) -> None:
+        del drawn
+        entries.path(INGREDIENTS.key).write_bytes(b"")
+
+        assert self.damage(entries) == "corrupt: result"
+
+    def test_lost_file(self, entries: Entries, drawn: Metrics) -> None:
+        entries.store.path(drawn.probabilities).unlink()
+
+        assert self.damage(entries) == "lost: probabilities"
+
+    def test_truncated_file(self, entries: Entries, drawn: Metrics) -> None:
+        os.truncate(entries.store.path(drawn.probabilities), 3)
+
+        assert self.damage(entries) == "corrupt: probabilities"
+
+    def test_file_that_was_set_aside(self, entries: Entries, drawn: Metrics) -> None:
+        entries.store.set_aside(drawn.probabilities)
+
+        assert self.damage(entries) == "corrupt: probabilities"
+
+    def test_file_that_was_replaced_is_as_good_as_new(
+        self, entries: Entries, drawn: Metrics
+    ) -> None:
+        entries.store.set_aside(drawn.probabilities)
+        store_metrics(np.zeros(2, np.float32), entries.store)
+
+        assert entries.look_up(INGREDIENTS.key)[1] == ""
+        assert len(list(entries.store.blobs.iterdir())) == 1
+
+    @pytest.mark.parametrize(("hours", "damage"), [(-1, ""), (1, "refresh")])
+    def test_results_from_before_a_refresh_are_not_taken(
+        self, store: Store, drawn: Metrics, hours: int, damage: str
+    ) -> None:
+        since = datetime.now(UTC) + timedelta(hours=hours)
+        fresh = Entries(store.model_copy(update={"fresh_since": since}))
+
+        entry, found = fresh.look_up(INGREDIENTS.key)
+
+        assert damage == found
+        assert (drawn if not damage else None) == (entry and entry.result)
 
 
-def test_latest_run_of_each_stage_is_remembered(entries: Entries) -> None:
-    evaluation = INGREDIENTS.model_copy(update={"stage": "evaluate"})
-    for noted in (OTHERS, evaluation, INGREDIENTS):
-        entries.note_latest(noted)
+class TestRememberedRuns:
+    """What a stage's run is compared with."""
 
-    assert INGREDIENTS == entries.latest("train")
-    assert evaluation == entries.latest("evaluate")
+    def test_nothing_is_known_of_a_stage_that_never_ran(self, entries: Entries) -> None:
+        entries.remember(INGREDIENTS.model_copy(update={"stage": "evaluate"}))
 
+        assert entries.nearest(INGREDIENTS) is None
 
-def test_stage_that_never_ran_has_no_latest_run(entries: Entries) -> None:
-    assert entries.latest("train") is None
+    def test_same_run_is_the_nearest(self, entries: Entries) -> None:
+        for run in (INGREDIENTS, OTHERS):
+            entries.remember(run)
 
+        assert INGREDIENTS == entries.nearest(INGREDIENTS)
 
-@pytest.mark.parametrize("kept", [0, 64, -1])
-def test_torn_latest_run_is_unknown(entries: Entries, kept: int) -> None:
-    entries.note_latest(INGREDIENTS)
-    path = entries.store.latest / "train"
-    path.write_bytes(path.read_bytes()[:kept])
+    def test_nearest_of_several_calls_differs_least(self, entries: Entries) -> None:
+        """As of a sweep: each call is compared with its own earlier one."""
+        for run in (INGREDIENTS, OTHERS):
+            entries.remember(run)
 
-    assert entries.latest("train") is None
+        for run in (INGREDIENTS, OTHERS):
+            assert run == entries.nearest(run.model_copy(update={"code": {"a.py": "2"}}))
 
+    def test_latest_of_those_that_differ_as_much(self, entries: Entries) -> None:
+        for number, run in enumerate((OTHERS, INGREDIENTS, OTHERS)):
+            entries.remember(run)
+            os.utime(entries.store.latest / "train" / run.key, (number, number))
 
-def test_latest_run_with_foreign_fields_is_unknown(entries: Entries) -> None:
-    (entries.store.latest / "train").write_bytes(sealed(b'{"stage": "train", "key": "1"}'))
+        third = INGREDIENTS.model_copy(update={"inputs": {"epochs": 3}})
+        assert OTHERS == entries.nearest(third)
 
-    assert entries.latest("train") is None
+    def test_only_the_latest_are_remembered(self, entries: Entries) -> None:
+        for epochs in range(REMEMBERED + 5):
+            entries.remember(INGREDIENTS.model_copy(update={"inputs": {"epochs": epochs}}))
 
+        assert len(list((entries.store.latest / "train").iterdir())) == REMEMBERED
 
-def test_latest_run_that_cannot_be_written_is_only_not_told(entries: Entries) -> None:
-    """As root every folder can be written to, so a file stands in its place."""
-    entries.store.latest.rmdir()
-    entries.store.latest.touch()
+    @pytest.mark.parametrize("kept", [0, 64, -1])
+    def test_torn_note_is_unknown(self, entries: Entries, kept: int) -> None:
+        entries.remember(INGREDIENTS)
+        note = entries.store.latest / "train" / INGREDIENTS.key
+        note.write_bytes(note.read_bytes()[:kept])
 
-    entries.note_latest(INGREDIENTS)
+        assert entries.nearest(INGREDIENTS) is None
 
-    assert entries.latest("train") is None
+    def test_note_with_foreign_fields_is_unknown(self, entries: Entries) -> None:
+        entries.remember(INGREDIENTS)
+        note = entries.store.latest / "train" / INGREDIENTS.key
+        note.write_bytes(sealed(b'{"stage": "train", "key": "1"}'))
+
+        assert entries.nearest(INGREDIENTS) is None
+
+    def test_run_that_cannot_be_noted_is_only_not_told(self, entries: Entries) -> None:
+        """As root every folder can be written to, so a file stands in its place."""
+        entries.store.latest.rmdir()
+        entries.store.latest.touch()
+
+        entries.remember(INGREDIENTS)
+
+        assert entries.nearest(INGREDIENTS) is None

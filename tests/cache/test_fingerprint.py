@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from builders import SourcePackage
 
-from tasks.cache.fingerprint import fingerprint_of
+from tasks.cache.keys import fingerprint_of
 
 
 class Package(SourcePackage):
@@ -34,7 +35,6 @@ class Package(SourcePackage):
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     """A package whose module `stage` imports `helper`; `stranger` stands beside them."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("tasks.cache.fingerprint.STARTED_NS", sys.maxsize)  # after it is written
     package = Package(tmp_path)
     package.write("__init__.py", "")
     package.write("stage.py", "from PACKAGE.helper import half\n")
@@ -213,9 +213,8 @@ def test_libraries_that_compute_nothing_or_are_not_reached_are_left_out(package:
 def test_stage_of_this_project_reaches_the_code_that_decides_its_result() -> None:
     code = fingerprint_of("tasks.preprocess").code
 
-    assert {f"tasks/{name}.py" for name in ("preprocess", "records", "schema", "store")} <= set(
-        code
-    )
+    reached = ("preprocess", "records", "cache/blobs", "orchestration/stage")
+    assert {f"tasks/{name}.py" for name in reached} <= set(code)
     assert not {"tasks/learning/network.py", "tasks/terminal/display.py"} & set(code)
 
 
@@ -254,18 +253,15 @@ def test_pythons_own_version_counts(package: Package) -> None:
     assert version == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def test_files_edited_before_the_start_are_not_listed(package: Package) -> None:
-    assert fingerprint_of(f"{package.name}.stage").edited == []
+def test_edit_that_keeps_the_time_and_the_size_is_seen(package: Package, tmp_path: Path) -> None:
+    """As a copy that keeps times, or an edit within a tick of the clock."""
+    before, file = package.code_of("stage"), tmp_path / package.name / "helper.py"
+    status = file.stat()
+    file.write_text("def half(x):\n    return x / 3\n", encoding="utf-8")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
-
-def test_files_edited_after_the_start_are_listed(
-    package: Package, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even with an old time: a copy or a move keeps it."""
-    monkeypatch.setattr("tasks.cache.fingerprint.STARTED_NS", 0)
-    files = ["__init__.py", "helper.py", "stage.py"]  # the stranger is not reached
-    expected = [f"{package.name}/{file}" for file in files]
-    assert fingerprint_of(f"{package.name}.stage").edited == expected
+    assert file.stat().st_size == status.st_size
+    assert before != package.code_of("stage")
 
 
 def test_files_are_named_from_the_folder_of_their_package(package: Package) -> None:

@@ -14,7 +14,7 @@ from builders import files_below, flip_bit, store_metrics
 from tasks.cache.blobs import Store
 from tasks.cache.entries import Entries, Entry
 from tasks.cache.housekeeping import Pruned, clear, damages, inventory, prune, stored_bytes
-from tasks.cache.ingredients import Ingredients
+from tasks.cache.keys import Ingredients
 from tasks.records import Metrics
 from tasks.terminal.cache_command import main
 

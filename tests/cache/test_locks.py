@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from builders import Heard
 
-from tasks.orchestration.ledger import listening
-from tasks.orchestration.locks import WAITING, KernelLocks
-
-pytestmark = pytest.mark.usefixtures("outside_a_run")
+from tasks.cache.blobs import Store
+from tasks.cache.entries import Entries
 
 KEY = 64 * "a"
-NOW, PATIENCE_SECONDS = 0.0, 60.0
 # Holds a lock until its standard input closes, or until it is killed.
 HOLDER = """
 import sys
 from pathlib import Path
-from prefect.logging import disable_run_logger
-from tasks.orchestration.locks import KernelLocks
-locks = KernelLocks(Path(sys.argv[1]))
-with disable_run_logger():
-    assert locks.acquire_lock(sys.argv[2], "the other process")
-print("held", flush=True)
-sys.stdin.read()
-locks.release_lock(sys.argv[2], "the other process")
+from tasks.cache.blobs import Store
+from tasks.cache.entries import Entries
+with Entries(Store(root=Path(sys.argv[1]))).locked(sys.argv[2], lambda: None):
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
 @pytest.fixture
-def locks(tmp_path: Path) -> KernelLocks:
-    return KernelLocks(tmp_path)
+def entries(store: Store) -> Entries:
+    return Entries(store)
 
 
 @pytest.fixture
-def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def other_process(store: Store) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path), KEY],
+        [sys.executable, "-c", HOLDER, str(store.root), KEY],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -56,134 +49,60 @@ def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_free_lock_is_acquired(locks: KernelLocks) -> None:
-    assert locks.acquire_lock(KEY, "me")
-    assert locks.is_lock_holder(KEY, "me")
+def test_free_lock_is_taken_without_a_word_and_leaves_no_file(entries: Entries) -> None:
+    with entries.locked(KEY, on_waiting=pytest.fail):
+        assert [KEY] == [path.name for path in entries.store.locks.iterdir()]
+
+    assert list(entries.store.locks.iterdir()) == []
 
 
-def test_holder_has_it_again_at_once(locks: KernelLocks) -> None:
-    locks.acquire_lock(KEY, "me")
-
-    assert locks.acquire_lock(KEY, "me", acquire_timeout=NOW)
-
-
-def test_other_holder_in_the_same_process_is_refused(locks: KernelLocks) -> None:
-    locks.acquire_lock(KEY, "me")
-
-    assert not locks.acquire_lock(KEY, "another", acquire_timeout=NOW)
-    assert not locks.is_lock_holder(KEY, "another")
+def test_locks_of_other_keys_are_free(entries: Entries) -> None:
+    with entries.locked(KEY, on_waiting=pytest.fail), entries.locked(64 * "b", pytest.fail):
+        pass
 
 
-def test_other_manager_of_the_same_folder_is_refused(locks: KernelLocks, tmp_path: Path) -> None:
-    locks.acquire_lock(KEY, "me")
-
-    assert not KernelLocks(tmp_path).acquire_lock(KEY, "me", acquire_timeout=NOW)
-
-
-def test_locks_of_other_keys_are_free(locks: KernelLocks) -> None:
-    locks.acquire_lock(KEY, "me")
-
-    assert locks.acquire_lock(64 * "b", "another", acquire_timeout=NOW)
+def test_lock_is_given_back_when_the_block_fails(entries: Entries) -> None:
+    with pytest.raises(ValueError, match="as it should"), entries.locked(KEY, pytest.fail):
+        raise ValueError("as it should")
+    with entries.locked(KEY, on_waiting=pytest.fail):
+        pass
 
 
-def test_key_is_the_same_as_a_path(locks: KernelLocks) -> None:
-    """Prefect asks with keys, and with the paths that it makes of them."""
-    locks.acquire_lock(f"/cache/results/{KEY}", "me")
+def test_other_thread_waits_its_turn(entries: Entries) -> None:
+    order: list[str] = []
 
-    assert not locks.acquire_lock(KEY, "another", acquire_timeout=NOW)
+    def second() -> None:
+        with entries.locked(KEY, on_waiting=lambda: order.append("waits")):
+            order.append("second")
 
+    with ThreadPoolExecutor() as pool:
+        with entries.locked(KEY, on_waiting=pytest.fail):
+            waiting = pool.submit(second)
+            while not order:
+                assert not waiting.done()
+            order.append("first")
+        waiting.result()
 
-def test_released_lock_is_free_and_leaves_no_file(locks: KernelLocks, tmp_path: Path) -> None:
-    locks.acquire_lock(KEY, "me")
-    locks.release_lock(KEY, "me")
-
-    assert not locks.is_lock_holder(KEY, "me")
-    assert list(tmp_path.iterdir()) == []
-    assert locks.acquire_lock(KEY, "another", acquire_timeout=NOW)
-
-
-def test_only_its_holder_releases_a_lock(locks: KernelLocks) -> None:
-    locks.acquire_lock(KEY, "me")
-    locks.release_lock(KEY, "another")
-
-    assert locks.is_lock_holder(KEY, "me")
-    assert not locks.acquire_lock(KEY, "another", acquire_timeout=NOW)
+    assert order == ["waits", "first", "second"]
 
 
-def test_held_lock_is_locked_and_a_free_one_is_not(locks: KernelLocks) -> None:
-    locks.acquire_lock(KEY, "me")
-
-    assert (locks.is_locked(KEY), locks.is_locked(64 * "b")) == (True, False)
-
-
-def test_waiting_for_a_free_lock_ends_at_once_and_takes_nothing(locks: KernelLocks) -> None:
-    assert locks.wait_for_lock(KEY, timeout=NOW)
-    assert locks.acquire_lock(KEY, "me", acquire_timeout=NOW)
-
-
-def test_waiting_for_a_held_lock_ends_when_its_time_is_up(locks: KernelLocks) -> None:
-    locks.acquire_lock(KEY, "me")
-
-    assert not locks.wait_for_lock(KEY, timeout=NOW)
-
-
-def test_asynchronous_calls_do_the_same(locks: KernelLocks) -> None:
-    async def use() -> list[bool]:
-        return [
-            await locks.await_for_lock(KEY, timeout=NOW),
-            await locks.aacquire_lock(KEY, "me"),
-            await locks.aacquire_lock(KEY, "me", acquire_timeout=NOW),
-            await locks.aacquire_lock(KEY, "another", acquire_timeout=NOW),
-            await locks.await_for_lock(KEY, timeout=NOW),
-        ]
-
-    assert asyncio.run(use()) == [True, True, True, False, False]
-    assert locks.is_lock_holder(KEY, "me")
-
-
-def test_lock_that_is_free_is_acquired_without_a_word(locks: KernelLocks) -> None:
-    with listening(heard := Heard()):
-        locks.acquire_lock(KEY, "me")
-
-    assert heard.waits == []
-
-
-def test_waiting_is_told_once(locks: KernelLocks) -> None:
-    locks.acquire_lock(KEY, "me")
-    with listening(heard := Heard()):
-        locks.acquire_lock(KEY, "another", acquire_timeout=0.1)
-
-    assert heard.waits == [WAITING]
-
-
-@pytest.mark.usefixtures("other_process")
-def test_lock_of_another_process_is_refused(locks: KernelLocks) -> None:
-    assert not locks.acquire_lock(KEY, "me", acquire_timeout=NOW)
-    assert not locks.wait_for_lock(KEY, timeout=NOW)
-    assert locks.is_locked(KEY)
-
-
-def test_whoever_waits_goes_on_when_the_other_process_is_killed(
-    locks: KernelLocks, other_process: subprocess.Popen[str]
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda process: process.kill(), id="killed"),
+        pytest.param(lambda process: process.stdin.close(), id="done"),
+    ],
+)
+def test_whoever_waits_for_another_process_goes_on_when_it_ends(
+    entries: Entries,
+    other_process: subprocess.Popen[str],
+    end: Callable[[subprocess.Popen[str]], None],
 ) -> None:
-    class KillsTheHolder(Heard):
-        def waiting(self, text: str) -> None:
-            super().waiting(text)
-            other_process.kill()
+    waits: list[str] = []
 
-    with listening(heard := KillsTheHolder()):
-        assert locks.acquire_lock(KEY, "me", acquire_timeout=PATIENCE_SECONDS)
-    assert heard.waits == [WAITING]
+    def on_waiting() -> None:
+        waits.append("once")
+        end(other_process)
 
-
-def test_whoever_waits_goes_on_when_the_other_process_releases(
-    locks: KernelLocks, other_process: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    class SendsTheHolderHome(Heard):
-        def waiting(self, _: str) -> None:
-            assert other_process.stdin is not None
-            other_process.stdin.close()
-
-    with listening(SendsTheHolderHome()):
-        assert locks.acquire_lock(KEY, "me", acquire_timeout=PATIENCE_SECONDS)
-    assert not KernelLocks(tmp_path).acquire_lock(KEY, "a third", acquire_timeout=NOW)
+    with entries.locked(KEY, on_waiting):
+        assert waits == ["once"]

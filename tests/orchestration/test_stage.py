@@ -8,8 +8,9 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from builders import (
     Heard,
     Run,
     SourcePackage,
+    edit_code,
     files_below,
     flip_bit,
     place_idx,
@@ -35,10 +37,11 @@ from prefect.results import ResultRecord
 
 from tasks.cache.blobs import NewFile, Store, sha256_of_file
 from tasks.cache.entries import Entries
-from tasks.cache.fingerprint import Fingerprint, fingerprint_of
+from tasks.cache.keys import fingerprint_of
 from tasks.errors import PayloadError, StoreError, ValidationFailedError
-from tasks.orchestration.ledger import listening
-from tasks.orchestration.results import stored_run
+from tasks.orchestration import stage
+from tasks.orchestration.account import listening
+from tasks.orchestration.run import healing, stored_run
 from tasks.records import BlobRef, Record, StageRecord
 from tasks.settings import RunSettings
 
@@ -59,10 +62,10 @@ def reasons(run: Run) -> dict[str, str]:
 
 def entry_of(stage: str, settings: RunSettings) -> Path:
     """Where the result of a stage's latest run lies."""
-    entries = Entries(Store(root=settings.cache_root))
-    latest = entries.latest(stage)
-    assert latest is not None
-    return entries.path(latest.key)
+    store = Store(root=settings.cache_root)
+    notes = (store.latest / stage).iterdir()
+    latest = max(notes, key=lambda note: note.stat().st_mtime_ns)
+    return Entries(store).path(latest.name)
 
 
 def result_of(stage: str, settings: RunSettings) -> Record:
@@ -76,14 +79,19 @@ def file_of(stage: str, name: str, settings: RunSettings) -> Path:
 
 
 def change_code(monkeypatch: pytest.MonkeyPatch, *files: str) -> None:
-    """Let project files look edited since the run before."""
+    """Let project files look edited since the run before, and before this process started."""
+    edit_code(monkeypatch, *files)
+    start_again(monkeypatch)
 
-    def changed(module: str) -> Fingerprint:
-        fingerprint = fingerprint_of(module)
-        code = {name: "new" if name in files else old for name, old in fingerprint.code.items()}
-        return fingerprint._replace(code=code)
 
-    monkeypatch.setattr("tasks.orchestration.policy.fingerprint_of", changed)
+def start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the stages look imported just now, as in a new process."""
+    cached_call = stage._cached_call
+
+    def newly_imported(call: stage.Call, *details: Any) -> Any:
+        return cached_call(replace(call, imported=fingerprint_of(call.module)), *details)
+
+    monkeypatch.setattr("tasks.orchestration.stage._cached_call", newly_imported)
 
 
 @pytest.fixture
@@ -123,16 +131,18 @@ class TestUnchanged:
         assert run.computed == ["publish"]
 
     def test_earlier_settings_are_served_with_their_date(self, after_a_run: RunSettings) -> None:
-        first = Entries(Store(root=after_a_run.cache_root)).read(
-            entry_of("train", after_a_run).name
-        )
         run_flow(after_a_run.model_copy(update={"epochs": 3}))
+        entries = Entries(Store(root=after_a_run.cache_root))
+        for key in entries:
+            entry = entries.read(key)
+            entries.write(
+                entry.model_copy(update={"computed": datetime(2026, 2, 3, 12, tzinfo=UTC)})
+            )
 
         run = run_flow(after_a_run)
 
-        served = f"unchanged (as on {first.computed.astimezone():%Y-%m-%d})"
         assert run.computed == ["publish"]
-        assert reasons(run) == CACHED | dict.fromkeys(["train", "evaluate", "illustrate"], served)
+        assert reasons(run) == dict.fromkeys(CACHED, "unchanged since 2026-02-03")
 
     def test_refresh_computes_everything_and_gives_the_same_model(
         self, after_a_run: RunSettings, first_run: Run
@@ -180,7 +190,7 @@ class TestChanges:
             "illustrate": "input: x_train, model, metrics changed",
         }
 
-    def test_same_content_compressed_anew_recomputes_only_loading(
+    def test_same_content_compressed_again_recomputes_only_loading(
         self, after_a_run: RunSettings, digits: Arrays, tmp_path: Path
     ) -> None:
         shutil.rmtree(tmp_path / "stripes")
@@ -195,9 +205,10 @@ class TestChanges:
     ) -> None:
         before = fingerprint_of("tasks.train").libraries["keras"]
         monkeypatch.setattr(
-            "tasks.cache.fingerprint._version",
+            "tasks.cache.keys._version",
             lambda name: "99.0" if name == "keras" else metadata.version(name),
         )
+        start_again(monkeypatch)
 
         run = run_flow(after_a_run)
 
@@ -219,7 +230,7 @@ class TestChanges:
         self, after_a_run: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before = files_below(tmp_path / "cache" / "results")
-        monkeypatch.setattr("tasks.cache.fingerprint.STARTED_NS", 0)  # every file is newer
+        edit_code(monkeypatch, "tasks/records.py")
 
         run = run_flow(after_a_run)
 
@@ -234,14 +245,19 @@ def test_code_edited_after_the_key_was_made_is_not_kept(
     """A stage imports in its body; what it computed may come from newer code than its key says."""
     longer = after_a_run.model_copy(update={"epochs": 3})
     with monkeypatch.context() as patch:
-        newer = Fingerprint(code={}, libraries={}, edited=["tasks/learning/training.py"])
-        patch.setattr("tasks.orchestration.stage.fingerprint_of", lambda _: newer)
+        computed = stage._computed
+
+        def edited_meanwhile(call: stage.Call, compute: Callable[[], Any]) -> Any:
+            edit_code(patch, "tasks/learning/training.py")
+            return computed(call, compute)
+
+        patch.setattr("tasks.orchestration.stage._computed", edited_meanwhile)
         assert reasons(run_flow(longer))["train"] == "code edited during the run"
     assert reasons(run_flow(longer))["train"] == "epochs 2 → 3"
 
 
 class TestLostAndDamagedFiles:
-    """Stored files that are gone or altered are computed anew, in the same run."""
+    """Stored files that are gone or altered are computed again, in the same run."""
 
     def test_lost_array(self, after_a_run: RunSettings) -> None:
         lost = file_of("preprocess", "x_train", after_a_run)
@@ -278,7 +294,7 @@ class TestLostAndDamagedFiles:
             **AFTER_TRAINING,
         }
         assert sha256_of_file(altered) == altered.stem
-        assert "preprocess runs again: its x_train is missing or altered" in logged.messages
+        assert f"{altered.stem}.npy" in "".join(logged.messages)
 
     def test_altered_model_of_an_unchanged_run(
         self, after_a_run: RunSettings, first_run: Run
@@ -295,19 +311,19 @@ class TestLostAndDamagedFiles:
             == file_of("train", "keras_file", after_a_run).stem
         )
 
-    @pytest.mark.parametrize("stage", ["validate", "preprocess"])
+    @pytest.mark.parametrize("changed", ["validate", "preprocess"])
     def test_altered_raw_array(
-        self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch, stage: str
+        self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch, changed: str
     ) -> None:
         altered = file_of("load", "x_train", after_a_run)
         flip_bit(altered)
-        change_code(monkeypatch, f"tasks/{stage}.py")
+        change_code(monkeypatch, f"tasks/{changed}.py")
 
         run = run_flow(after_a_run)
 
         assert reasons(run) == CACHED | {
             "load": "corrupt: x_train",
-            stage: f"code: tasks/{stage}.py",
+            changed: f"code: tasks/{changed}.py",
         }
         assert sha256_of_file(altered) == altered.stem
 
@@ -347,11 +363,12 @@ class TestLostAndDamagedFiles:
         altered = file_of("preprocess", "x_train", after_a_run)
         store_file = Store._publish
 
-        def alter(store: Store, file: NewFile, ref: BlobRef) -> None:
-            store_file(store, file, ref)
+        def alter(store: Store, file: NewFile, suffix: str) -> BlobRef:
+            ref = store_file(store, file, suffix)
             if store.path(ref) == altered:
                 flip_bit(altered)
                 os.utime(altered, (0, 0))  # two changes within one tick of the clock
+            return ref
 
         monkeypatch.setattr(Store, "_publish", alter)
         flip_bit(altered)
@@ -361,7 +378,7 @@ class TestLostAndDamagedFiles:
 
 
 class TestDamagedResults:
-    """Entries that are gone or altered are computed anew."""
+    """Entries that are gone or altered are computed again."""
 
     def test_torn_entry(self, after_a_run: RunSettings) -> None:
         entry = entry_of("preprocess", after_a_run)
@@ -542,57 +559,52 @@ HALVE = """
 import numpy as np
 from builders import store_metrics
 from PACKAGE.helper import half
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import Metrics
 from tasks.cache.blobs import Store
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def halve(number: float, store: Store) -> Metrics:
     return store_metrics(np.array([half(number)], np.float32), store)
 """
 DRAW = """
 import numpy as np
 from builders import store_metrics
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import Metrics
 from tasks.cache.blobs import Store
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def draw(store: Store) -> Metrics:
     return store_metrics(np.random.default_rng().random(4), store)
 """
 DOUBLE = """
 from builders import store_metrics
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import Metrics
 from tasks.cache.blobs import Store
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def double(given: Metrics, store: Store) -> Metrics:
     return store_metrics(2 * store.open_array(given.probabilities), store)
 """
 SHOW = """
-from prefect.cache_policies import NO_CACHE
 from tasks.orchestration.stage import stage
 from tasks.records import Metrics
 from tasks.cache.blobs import Store
 
-@stage(cache_policy=NO_CACHE)
+@stage(cached=False)
 def show(drawn: Metrics, doubled: Metrics, store: Store) -> tuple[Metrics, Metrics]:
     store.require(drawn.probabilities)
     return drawn, doubled
 """
 COMPLAIN = """
 from tasks.errors import PayloadError
-from tasks.orchestration.policy import CODE_AND_INPUTS
 from tasks.orchestration.stage import stage
 from tasks.records import Metrics
 from tasks.cache.blobs import Store
 
-@stage(cache_policy=CODE_AND_INPUTS)
+@stage()
 def complain(given: Metrics, store: Store) -> Metrics:
     raise PayloadError(given.probabilities, "Never good enough.")
 """
@@ -605,9 +617,6 @@ class TestOwnStages:
     def package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourcePackage:
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr("sys.dont_write_bytecode", True)  # it would be found by its second
-        monkeypatch.setattr(
-            "tasks.cache.fingerprint.STARTED_NS", sys.maxsize
-        )  # after it is written
         package = SourcePackage(tmp_path)
         package.write("__init__.py", "")
         package.write("helper.py", HELPER)
@@ -626,13 +635,14 @@ class TestOwnStages:
         results = []
 
         @flow(name="own-stages", persist_result=False)
+        @healing
         def own_stages() -> None:
             with stored_run(settings) as store:
                 results.append(stages(store))
 
         with listening(heard := Heard()):
             own_stages()
-        return results[0], heard.stages
+        return results[-1], heard.stages
 
     def halve_and_double(
         self, package: SourcePackage, settings: RunSettings, number: float = 8.0
@@ -713,33 +723,24 @@ class TestOwnStages:
 
         return self.run(stages, settings)
 
-    def test_result_from_other_inputs_than_its_key_says_is_not_kept(
+    def test_result_from_other_inputs_is_kept_under_its_own_key(
         self, package: SourcePackage, settings: RunSettings
     ) -> None:
+        """A stage that does not give the same again: what follows is computed from the new."""
         self.draw_and_double(package, settings)
         outdated = entry_of("double", settings)
         outdated.unlink()
         flip_bit(file_of("draw", "probabilities", settings))
 
-        _, heard = self.draw_and_double(package, settings)
-
-        assert heard["draw"].why == "corrupt: probabilities"
-        assert not outdated.exists()
-
-    def test_result_from_other_inputs_is_computed_anew_under_its_own_key(
-        self, package: SourcePackage, settings: RunSettings
-    ) -> None:
-        self.draw_and_double(package, settings)
-        entry_of("double", settings).unlink()
-        flip_bit(file_of("draw", "probabilities", settings))
-        self.draw_and_double(package, settings)
-
         doubled, heard = self.draw_and_double(package, settings)
 
-        assert (heard["draw"].state, heard["double"].state) == ("cached", "computed")
+        assert heard["draw"].why == "corrupt: probabilities"
         assert heard["double"].why == "input: given changed"
+        assert not outdated.exists()
         drawn = np.load(file_of("draw", "probabilities", settings))
         np.testing.assert_array_equal(2 * drawn, doubled)
+        _, heard = self.draw_and_double(package, settings)
+        assert {record.why for record in heard.values()} == {"unchanged"}
 
     def test_results_that_are_recorded_together_belong_together(
         self, package: SourcePackage, settings: RunSettings
@@ -762,22 +763,19 @@ class TestOwnStages:
         np.testing.assert_array_equal(2 * drawn, doubled)
 
     def test_edited_stage_goes_on_with_other_inputs_and_keeps_nothing(
-        self,
-        package: SourcePackage,
-        settings: RunSettings,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, package: SourcePackage, settings: RunSettings
     ) -> None:
         self.draw_and_double(package, settings)
         flip_bit(file_of("draw", "probabilities", settings))
-        edited = tmp_path / package.name / "double.py"
-        newest = max(path.stat().st_ctime_ns for path in edited.parent.glob("*.py"))
-        monkeypatch.setattr("tasks.cache.fingerprint.STARTED_NS", newest)
-        while edited.stat().st_ctime_ns <= newest:  # the file system's clock goes in steps
-            edited.touch()
         before = files_below(settings.cache_root / "results")
 
-        doubled, heard = self.draw_and_double(package, settings)
+        double, draw = package.load("double").double, package.load("draw").draw
+        package.write("double.py", f"{DOUBLE}EDITED = True\n")
+
+        def stages(store: Store) -> np.ndarray:
+            return np.array(store.open_array(double(draw(store), store).probabilities))
+
+        doubled, heard = self.run(stages, settings)
 
         drawn = np.load(file_of("draw", "probabilities", settings))
         np.testing.assert_array_equal(2 * drawn, doubled)

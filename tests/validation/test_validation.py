@@ -18,7 +18,7 @@ from prefect.exceptions import ParameterTypeError
 
 from flows.mnist_flow import mnist_flow
 from tasks.cache.blobs import Store
-from tasks.cache.ingredients import Ingredients, content_of, what_changed
+from tasks.cache.keys import Ingredients, content_of, what_changed
 from tasks.errors import DatasetError, ProfileError, ValidationFailedError
 from tasks.load import count_classes
 from tasks.orchestration import artifacts

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tasks.cache.blobs import Store
-from tasks.cache.ingredients import Ingredients, content_of, what_changed
-from tasks.records import ArrayRef, BlobRef, DatasetSource, ModelRef, SourceFile
+from tasks.cache.keys import Ingredients, content_of, what_changed
+from tasks.records import ArrayRef, BlobRef, DatasetSource, ModelRef, Record, SourceFile
 from tasks.settings import RunSettings
 
 PLAN = RunSettings().plan
@@ -35,6 +35,17 @@ def files(*contents: str) -> DatasetSource:
             for name, digit in zip("abcdef", contents, strict=False)
         ),
     )
+
+
+class Pair(Record):
+    """Two arrays."""
+
+    left: ArrayRef
+    right: ArrayRef
+
+
+def pair(left: str, right: str) -> Pair:
+    return Pair(left=array(left), right=array(right))
 
 
 def ingredients(
@@ -165,7 +176,7 @@ CHANGES: dict[str, tuple[Ingredients, Ingredients, str]] = {
         ingredients(plan=PLAN.model_copy(update={"seed": 1, "model": "cnn"})),
         "model mlp → cnn; seed 0 → 1",
     ),
-    "a plain value": (ingredients(limit=None), ingredients(limit=3), "limit None → 3"),
+    "a plain value": (ingredients(limit=None), ingredients(limit=3), "limit none → 3"),
     "a file": (
         ingredients(source=files("1", "2")),
         ingredients(source=files("1", "3")),
@@ -237,6 +248,29 @@ CHANGES: dict[str, tuple[Ingredients, Ingredients, str]] = {
         ingredients(),
         ingredients(libraries={"numpy": "2.3.5"}),
         "keras 3.15.1 → none",
+    ),
+    "one of two arrays of the same name": (
+        ingredients(raw=pair("a", "b"), ready=pair("c", "d")),
+        ingredients(raw=pair("e", "b"), ready=pair("c", "d")),
+        "input: left changed",
+    ),
+    "two arrays of the same name": (
+        ingredients(raw=pair("a", "b"), ready=pair("c", "d")),
+        ingredients(raw=pair("e", "b"), ready=pair("f", "d")),
+        "input: left changed",
+    ),
+    "two settings of the same name": (
+        ingredients(plan=PLAN, screening=PLAN),
+        ingredients(
+            plan=PLAN.model_copy(update={"epochs": 6}),
+            screening=PLAN.model_copy(update={"epochs": 3}),
+        ),
+        "plan.epochs 12 → 6; screening.epochs 12 → 3",
+    ),
+    "one of two settings of the same name": (
+        ingredients(plan=PLAN, screening=PLAN),
+        ingredients(plan=PLAN, screening=PLAN.model_copy(update={"epochs": 3})),
+        "epochs 12 → 3",
     ),
     "one thing of each kind": (
         ingredients(plan=PLAN, x_train=array("a")),
