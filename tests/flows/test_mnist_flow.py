@@ -19,7 +19,7 @@ from tasks.errors import (
 )
 from tasks.learning.backend import keras
 from tasks.settings import RunSettings
-from tasks.sources.catalogue import IDX_FILES
+from tasks.sources.idx import IDX_FILES
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
