@@ -29,6 +29,8 @@ from tasks.sources.idx import IDX_FILES
 
 Arrays = dict[str, np.ndarray]
 STAGES = ["fetch", "load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]
+# What they do in a run in which nothing has changed.
+UNCHANGED = dict.fromkeys(STAGES, "cached") | {"fetch": "computed", "publish": "computed"}
 COUNTER = itertools.count()
 
 

@@ -17,6 +17,7 @@ from tasks.errors import DatasetError
 
 CHUNK_BYTES = 4 << 20
 AGAIN = "Download or copy the file again."  # the advice for a damaged file
+SAVED = "Check how the array was saved."
 SIZE = "A file must hold as many bytes as its header declares, and no more."
 # Deflate cannot shrink data further than this, so a larger claim in a header is a lie
 # that can be refused before a single byte is inflated.
@@ -42,7 +43,7 @@ class ArrayStream:
     def __post_init__(self) -> None:
         if min(self.shape, default=1) < 1:
             rule = "Every dimension must be at least 1."
-            raise DatasetError(rule, received=self.shape, where=self.where, advice=AGAIN)
+            raise DatasetError(rule, received=self.shape, where=self.where, advice=SAVED)
 
 
 def raw_array(
