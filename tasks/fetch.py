@@ -16,10 +16,8 @@ from tasks.sources.catalogue import find_dataset
 def fetch(dataset: str, store: Store) -> DatasetSource:
     """Find and digest a dataset's files; download what is named and not here yet.
 
-    Never cached: whether the files are as they were is what it finds out.
-
-    Raises:
-        DatasetError: there is no such dataset, or it cannot be downloaded or read.
+    Never cached: whether the files are as they were is what it finds out. Raises DatasetError
+    if there is no such dataset, or it cannot be downloaded or read.
     """
     log = get_run_logger()
     source = find_dataset(dataset, store.root / "downloads", log.info)

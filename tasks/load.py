@@ -23,10 +23,8 @@ def load(source: DatasetSource, store: Store) -> DatasetRef:
     """Read a dataset into the store: images (image, row, column), labels (image,) uint8.
 
     Height, width and the number of classes come from the data. Pixels keep their dtype;
-    whole-number labels of any width become uint8 where they fit.
-
-    Raises:
-        DatasetError: its rule is the one that the files break.
+    whole-number labels of any width become uint8 where they fit. Raises DatasetError with the
+    rule that the files break.
     """
     streams = open_dataset(source)
     _check_shapes(streams)
