@@ -247,7 +247,7 @@ def test_failure_gives_one_message_and_one_json_object(
     answer = json.loads(done.stdout)
     assert "A dataset is mnist, fashion_mnist, kmnist, a folder" in answer["error"]
     assert [("fetch", "failed")] == [(n, s["state"]) for n, s in answer["stages"].items()]
-    stage, message = done.stderr.strip().splitlines()
+    stage, message = filter(None, done.stderr.strip().splitlines())
     assert re.match(r"fetch +failed .* see the error", stage)
     assert f"failed {answer['error']}" == message
 
