@@ -1,4 +1,4 @@
-"""The training pipeline: load, validate, preprocess, train, evaluate, illustrate, publish.
+"""The training pipeline: fetch, load, validate, preprocess, train, evaluate, illustrate, publish.
 
 python flows/mnist_flow.py --help
 """
@@ -15,6 +15,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from tasks.evaluate import evaluate
+from tasks.fetch import fetch
 from tasks.illustrate import illustrate
 from tasks.load import load
 from tasks.orchestration.hooks import explain
@@ -23,7 +24,7 @@ from tasks.preprocess import preprocess
 from tasks.publish import publish, refusal_reported
 from tasks.records import RunSummary
 from tasks.settings import RunSettings
-from tasks.sources.catalogue import dataset_name, find_dataset
+from tasks.sources.catalogue import dataset_name
 from tasks.suspect import suspect
 from tasks.train import train
 from tasks.validate import validate
@@ -55,8 +56,8 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         plan = settings.plan
         name = dataset_name(settings.dataset)
         rules = settings.rules(name)
+        source = fetch(settings.dataset, store)
         with refusal_reported(settings, name, rules, store):
-            source = find_dataset(settings.dataset, downloads=store.root / "downloads")
             raw = load(source, store)
             checked = validate(raw, rules, store)
         ready = preprocess(raw, store, wait_for=[checked])

@@ -20,7 +20,7 @@ class PipelineError(Exception):
 
     Args:
         rule: the rule that was broken, one sentence with its full stop.
-        received: what was found instead.
+        received: what was found instead; of a list, its items.
         where: the file, array or setting it was found in.
         advice: what to do next, one sentence with its full stop.
     """
@@ -29,6 +29,8 @@ class PipelineError(Exception):
         self, rule: str, *, received: object = "", where: str | Path = "", advice: str = ""
     ) -> None:
         parts = [rule]
+        if isinstance(received, list):
+            received = ", ".join(map(str, received))
         if received != "":
             parts.append(f"Received: {received}{f' (in {where})' if where else ''}.")
         elif where:
@@ -69,16 +71,15 @@ class StoreError(PipelineError):
 
 
 class PayloadError(StoreError):
-    """A stored file is missing or is not what its record says.
-
-    Args:
-        ref: the record of the file, a BlobRef.
-        rule, details: as of every PipelineError.
-    """
+    """A stored file is missing or is not what its record says. `ref` is that, a BlobRef."""
 
     def __init__(self, ref: Any, rule: str, **details: Any) -> None:
         super().__init__(rule, **details)
         self.ref = ref
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it goes to another process: the whole message stands for the rule."""
+        return type(self), (self.ref, str(self)), vars(self)
 
 
 class EntryError(StoreError):

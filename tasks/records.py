@@ -74,11 +74,12 @@ class SourceFile(Record):
 class DatasetSource(Record):
     """A dataset that was found, not yet read.
 
-    `name` is for people and for artifact keys: lower-case letters, digits and dashes.
+    `name` is for people and for artifact keys: lower-case letters, digits and dashes. `kind` is
+    one of FORMATS in tasks/sources/catalogue.py.
     """
 
     name: str
-    kind: Literal["idx", "npz"]
+    kind: str
     files: tuple[SourceFile, ...]
 
 

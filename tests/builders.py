@@ -28,10 +28,12 @@ from tasks.load import count_classes
 from tasks.orchestration.account import Listener, listening
 from tasks.records import DatasetRef, Metrics, RunSummary, StageRecord
 from tasks.settings import RunSettings
-from tasks.sources.catalogue import IDX_FILES
+from tasks.sources.idx import IDX_FILES
 
 Arrays = dict[str, np.ndarray]
-STAGES = ["load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]
+STAGES = ["fetch", "load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]
+# What they do in a run in which nothing has changed.
+UNCHANGED = dict.fromkeys(STAGES, "cached") | {"fetch": "computed", "publish": "computed"}
 COUNTER = itertools.count()
 
 

@@ -12,110 +12,75 @@ Source: http://yann.lecun.com/exdb/mnist/ ("FILE FORMATS FOR THE MNIST DATABASE"
 from __future__ import annotations
 
 import gzip
-import math
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from tasks.errors import (
-    DatasetError,
-)
-from tasks.sources.stream import (
-    AGAIN,
-    DEFLATE_MAX_RATIO,
-    ArrayStream,
-    Readable,
-    read_rows,
-    trailing,
-    truncated,
-)
+from tasks.errors import DatasetError
+from tasks.sources.stream import AGAIN, ArrayStream, Read, intact, raw_array
 
+IDX_FILES = {
+    "x_train": "train-images-idx3-ubyte",
+    "y_train": "train-labels-idx1-ubyte",
+    "x_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
 GZIP_MAGIC = b"\x1f\x8b"
-UNSIGNED_BYTE = 0x08
+READABLE = "A file must be readable and, if it is compressed, inflate without error."
+
+
+def idx_files(folder: Path) -> list[Path]:
+    """The IDX files in a folder, one for each array that is there: plain, or else gzip."""
+    paths = [folder / f"{stem}{end}" for end in (".gz", "") for stem in IDX_FILES.values()]
+    return list({path.name.removesuffix(".gz"): path for path in paths if path.is_file()}.values())
+
+
+def open_idx_folder(*files: Path) -> dict[str, ArrayStream]:
+    """The four arrays of a folder. Raises DatasetError if one is missing, and as `open_idx`."""
+    found = {path.name.removesuffix(".gz"): path for path in files}
+    if missing := [stem for stem in IDX_FILES.values() if stem not in found]:
+        raise DatasetError(
+            f"A dataset folder holds {', '.join(IDX_FILES.values())}, each plain or .gz.",
+            received=f"no {', '.join(missing)}",
+            where=files[0].parent,
+            advice="Add what is missing.",
+        )
+    return {n: open_idx(found[stem], 3 if n[0] == "x" else 1) for n, stem in IDX_FILES.items()}
 
 
 def open_idx(path: Path, dimensions: int) -> ArrayStream:
     """Check an IDX file's header against its size, before anything is allocated.
 
-    Args:
-        path: the file; gzip is recognised by its first bytes, not by its name.
-        dimensions: 3 for images, 1 for labels.
-
-    Raises:
-        DatasetError: not an IDX file of unsigned bytes with that many dimensions.
-        DatasetError: a dimension is zero.
-        DatasetError, DatasetError: size and header disagree. What gzip hides
-            about the size shows while `rows()` inflates exactly the declared length.
-        DatasetError: the gzip stream does not inflate.
+    Images have three dimensions, labels one. Gzip is recognised by its first bytes, not by the
+    name; what it hides about the size shows while `rows()` inflates. Raises DatasetError.
     """
-    header_bytes = 4 + 4 * dimensions
-    with _opened(path) as file:
-        header = file.read(header_bytes)
-        zipped = isinstance(file, gzip.GzipFile)
-    shape = _shape_from_header(header, dimensions, path)
-    declared_bytes = header_bytes + math.prod(shape)  # Python integers: cannot overflow
-    _check_size(path, zipped, declared_bytes)
-
-    def rows() -> Iterator[np.ndarray]:
-        with _opened(path) as file:
-            file.read(header_bytes)
-            yield from read_rows(file.read, np.dtype(np.uint8), shape, path.name)
-            if file.read(1):
-                raise trailing(f"more than the {declared_bytes} bytes declared", path.name)
-
-    return ArrayStream(path.name, np.dtype(np.uint8), shape, rows)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Readable]:
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == GZIP_MAGIC
-        raw.seek(0)
-        try:
-            yield gzip.GzipFile(fileobj=raw) if zipped else raw
-        except EOFError as error:
-            raise truncated("a gzip stream that ends early", path.name) from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise DatasetError(
-                "A gzip file must inflate without error.",
-                received=error,
-                where=path.name,
-                advice=AGAIN,
-            ) from error
-
-
-def _shape_from_header(header: bytes, dimensions: int, path: Path) -> tuple[int, ...]:
-    expected = bytes([0, 0, UNSIGNED_BYTE, dimensions])
-    if header[:4] != expected:
+    with _opened(path, zipped=False) as read:
+        zipped = read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    opened = partial(_opened, path, zipped=zipped)
+    magic, sizes_bytes = bytes([0, 0, 0x08, dimensions]), 4 * dimensions
+    with opened() as read:
+        header = read(4 + sizes_bytes)
+    if header[:4] != magic or len(header) < 4 + sizes_bytes:
         raise DatasetError(
-            f"An IDX file of {dimensions}-dimensional bytes starts with {expected.hex(' ')}.",
-            received=header[:4].hex(" ") or "an empty file",
+            f"An IDX file of {dimensions}-dimensional bytes starts with {magic.hex(' ')} "
+            f"and {sizes_bytes} bytes of sizes.",
+            received=header.hex(" ") or "an empty file",
             where=path.name,
             advice="Check that the file is what its name says.",
         )
-    if len(header) < 4 + 4 * dimensions:
-        raise truncated(f"{len(header)} bytes, less than the header", path.name)
-    shape: tuple[int, ...] = struct.unpack(f">{dimensions}I", header[4:])
-    if 0 in shape:
-        raise DatasetError(
-            "Every dimension must be at least 1.", received=shape, where=path.name, advice=AGAIN
-        )
-    return shape
+    shape, size = struct.unpack(f">{dimensions}I", header[4:]), path.stat().st_size
+    known = {"deflated_bytes" if zipped else "size_bytes": size}
+    return raw_array(path.name, np.dtype(np.uint8), shape, len(header), opened, **known)
 
 
-def _check_size(path: Path, zipped: bool, declared_bytes: int) -> None:
-    size_bytes = path.stat().st_size
-    if zipped:
-        if declared_bytes > size_bytes * DEFLATE_MAX_RATIO:
-            raise truncated(
-                f"{size_bytes} bytes of gzip, which cannot hold the {declared_bytes} declared",
-                path.name,
-            )
-    elif size_bytes < declared_bytes:
-        raise truncated(f"{size_bytes} bytes, not {declared_bytes}", path.name)
-    elif size_bytes > declared_bytes:
-        raise trailing(f"{size_bytes} bytes, not {declared_bytes}", path.name)
+@contextmanager
+def _opened(path: Path, *, zipped: bool) -> Iterator[Read]:
+    with (
+        intact(READABLE, path.name, AGAIN),
+        gzip.open(path) if zipped else path.open("rb") as file,
+    ):
+        yield file.read

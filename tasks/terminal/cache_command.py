@@ -11,9 +11,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
@@ -32,58 +30,50 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 1 when something is damaged or cannot be done, 2 for a wrong call."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.command == "prune" and options.max_size is None and options.max_age is None:
+    if options.cache_dir == "":  # an unset variable of a shell, not the folder where it stands
+        parser.error("a folder must not be empty")
+    if options.run is _prune and options.max_size is options.max_age is None:
         parser.error("prune needs --max-size, --max-age or both")
     chosen = options.cache_dir or os.environ.get("MNIST_CACHE_DIR") or None
     store = Store(root=RunSettings(cache_dir=chosen).cache_root)
-    commands: dict[str, Callable[[], int]] = {
-        "list": lambda: _list(store),
-        "prune": lambda: _prune(store, options.max_size, options.max_age),
-        "verify": lambda: _verify(store),
-        "clear": lambda: _clear(store),
-    }
     try:
-        return commands[options.command]()
+        return int(options.run(store, options))
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
         return EXIT_DAMAGED
 
 
-def _list(store: Store) -> int:
+def _list(store: Store, _: argparse.Namespace) -> int:
+    columns = "{:<10}  {:<16}  {:<16}  {:>9}  {}"
     items = inventory(Entries(store))
     if items:
-        print(f"{'stage':<10}  {'computed':<16}  {'last used':<16}  {'size':>9}  key")
+        print(columns.format("stage", "computed", "last used", "size", "key"))
     for item in items:
-        times = f"{_minute(item.computed)}  {_minute(item.used)}"
-        print(f"{item.stage:<10}  {times}  {_size(item.size_bytes):>9}  {item.key[:12]}")
+        times = (f"{time.astimezone():%Y-%m-%d %H:%M}" for time in (item.computed, item.used))
+        print(columns.format(item.stage, *times, _size(item.size_bytes), item.key[:12]))
     print(f"{_count(len(items), 'result')}, {_size(stored_bytes(store))} in {store.root}")
     if unfinished := list(all_checkpoints(store)):
         print(f"{_count(len(unfinished), 'training')} to go on with: a run was cut off, or is on")
     return 0
 
 
-def _prune(store: Store, max_size: int | None, max_age: timedelta | None) -> int:
-    done = prune(Entries(store), max_bytes=max_size, max_age=max_age)
-    left = _size(stored_bytes(store))
+def _prune(store: Store, options: argparse.Namespace) -> int:
+    done = prune(Entries(store), max_bytes=options.max_size, max_age=options.max_age)
     counts = f"{_count(done.results, 'result')} and {_count(done.files, 'file')}"
     print(f"{counts} removed, {_size(done.size_bytes)}.")
-    print(f"{left} are left in {store.root}")
+    print(f"{_size(stored_bytes(store))} are left in {store.root}")
     return 0
 
 
-def _verify(store: Store) -> int:
+def _verify(store: Store, _: argparse.Namespace) -> int:
     found = list(damages(Entries(store)))
-    for line in found:
-        print(line)
-    print(
-        f"{len(found)} damaged. The next run that needs them computes them anew."
-        if found
-        else f"{_size(stored_bytes(store))} verified, every digest holds."
-    )
+    whole = f"{_size(stored_bytes(store))} verified, every digest holds."
+    damaged = f"{len(found)} damaged. The next run that needs them computes them again."
+    print(*found, damaged if found else whole, sep="\n")
     return EXIT_DAMAGED if found else 0
 
 
-def _clear(store: Store) -> int:
+def _clear(store: Store, _: argparse.Namespace) -> int:
     size = _size(stored_bytes(store))
     clear(store)
     print(f"{size} removed from {store.root}. Downloaded datasets stay.")
@@ -91,28 +81,25 @@ def _clear(store: Store) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mnist-cache", description="Look after the cache of the training pipeline."
-    )
-    parser.add_argument(
-        "--cache-dir",
-        type=_folder,
-        help="the cache folder; MNIST_CACHE_DIR or the user's cache folder unless set",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="every result: its stage, its age and its size")
-    pruning = commands.add_parser("prune", help="remove what was not used for longest")
-    pruning.add_argument("--max-size", type=_byte_size, help="keep at most this much: 2GB, 500MB")
-    pruning.add_argument("--max-age", type=_age, help="keep what was used in this time: 30d, 12h")
-    commands.add_parser("verify", help="compute every digest and name what is damaged")
-    commands.add_parser("clear", help="remove everything but downloaded datasets")
+    description = "Look after the cache of the training pipeline."
+    parser = argparse.ArgumentParser(prog="mnist-cache", description=description)
+    place = "the cache folder; MNIST_CACHE_DIR or the user's cache folder unless set"
+    parser.add_argument("--cache-dir", help=place)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for run, help_text in {
+        _list: "every result: its stage, its age and its size",
+        _prune: "remove what was not used for longest",
+        _verify: "compute every digest and name what is damaged",
+        _clear: "remove everything but downloaded datasets",
+    }.items():
+        command = commands.add_parser(run.__name__[1:], help=help_text)
+        command.set_defaults(run=run)
+        if run is _prune:
+            command.add_argument(
+                "--max-size", type=_byte_size, help="keep at most this: 2GB, 500MB"
+            )
+            command.add_argument("--max-age", type=_age, help="keep what was used since: 30d, 12h")
     return parser
-
-
-def _folder(text: str) -> Path:
-    if not text:  # an unset variable of a shell, not the folder where it stands
-        raise argparse.ArgumentTypeError("a folder must not be empty")
-    return Path(text)
 
 
 def _byte_size(text: str) -> int:
@@ -127,10 +114,6 @@ def _age(text: str) -> timedelta:
     if match is None:
         raise argparse.ArgumentTypeError(f"an age such as 30d, 12h or 2w, not {text!r}")
     return timedelta(hours=int(match[1]) * HOURS[match[2]])
-
-
-def _minute(moment: datetime) -> str:
-    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
 def _count(number: int, noun: str) -> str:

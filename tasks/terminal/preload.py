@@ -25,10 +25,14 @@ def preload_for(settings: RunSettings) -> None:
 
 def remember(settings: RunSettings) -> None:
     """Note that these settings have run through with the code as it is."""
+    from tasks.cache.blobs import Store
+    from tasks.cache.housekeeping import prune_notes
+
     note = _note(settings)
     with suppress(OSError):
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         note.touch()
+        prune_notes(Store(root=settings.cache_root))
 
 
 def _note(settings: RunSettings) -> Path:

@@ -16,7 +16,9 @@ from tasks.cache.entries import Entries, Entry
 from tasks.cache.housekeeping import Pruned, clear, damages, inventory, prune, stored_bytes
 from tasks.cache.keys import Ingredients
 from tasks.records import Metrics
+from tasks.settings import RunSettings
 from tasks.terminal.cache_command import main
+from tasks.terminal.preload import remember
 
 DAY_SECONDS = 24 * 3600
 FLOATS = 1000
@@ -109,6 +111,48 @@ def test_pruning_by_an_age_beyond_all_times_keeps_everything(store: Store) -> No
     assert prune(Entries(store), max_age=timedelta(days=999_999)) == Pruned(0, 0, 0)
 
 
+def test_pruning_by_no_age_at_all_removes_everything(store: Store) -> None:
+    keep(store, "evaluate", content=1, used_days_ago=0.001)
+    assert call(store, "prune", "--max-age", "0h") == 0
+    assert stages_in(store) == []
+
+
+def test_pruning_to_no_size_at_all_removes_everything(store: Store) -> None:
+    keep(store, "evaluate", content=1)
+    assert call(store, "prune", "--max-size", "0") == 0
+    assert stages_in(store) == []
+
+
+def note(store: Store, number: int, *, used_days_ago: float = 0) -> Path:
+    """A note of settings that have run through, as the program leaves it."""
+    path = store.root / "warm" / f"{number:032x}"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    used = time.time() - used_days_ago * DAY_SECONDS
+    os.utime(path, (used, used))
+    return path
+
+
+def test_pruning_by_age_removes_notes_that_were_not_used_for_longer(store: Store) -> None:
+    kept, gone = note(store, 1, used_days_ago=9), note(store, 2, used_days_ago=11)
+    prune(Entries(store), max_age=timedelta(days=10))
+    assert kept.exists()
+    assert not gone.exists()
+
+
+def test_pruning_by_size_keeps_the_fifty_newest_notes(store: Store) -> None:
+    notes = [note(store, number, used_days_ago=number) for number in range(52)]
+    prune(Entries(store), max_bytes=0)
+    assert [path.exists() for path in notes] == [True] * 50 + [False] * 2
+
+
+def test_program_keeps_the_fifty_newest_notes(store: Store) -> None:
+    oldest = [note(store, number, used_days_ago=number) for number in range(1, 51)][-1]
+    remember(RunSettings(cache_dir=store.root))
+    assert len(list((store.root / "warm").iterdir())) == 50
+    assert not oldest.exists()
+
+
 def test_what_is_not_a_file_of_ours_is_left_alone(store: Store) -> None:
     (store.blobs / f"{'0' * 64}.npy").symlink_to("nowhere")
     (store.blobs / f"{'1' * 64}.npy").mkdir()
@@ -158,6 +202,28 @@ def test_clearing_keeps_downloads_and_what_is_not_ours(store: Store) -> None:
     assert files_below(store.root) == others
 
 
+def test_clearing_removes_what_is_noted_of_the_latest_runs(store: Store) -> None:
+    for path in ("latest/train", "latest/stage2", f"latest/load/{'a' * 64}"):
+        (store.root / path).parent.mkdir(exist_ok=True)
+        (store.root / path).write_text("ours")
+    note(store, 1)
+    others = {"latest/2nd", "latest/load/notes.txt", f"latest/Mine/{'a' * 64}", "warm/notes.txt"}
+    for path in others:
+        (store.root / path).parent.mkdir(exist_ok=True)
+        (store.root / path).write_text("mine")
+    clear(store)
+    assert files_below(store.root) == others
+
+
+def test_clearing_does_not_follow_a_link(store: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / ("a" * 64)).touch()
+    (store.latest / "train").symlink_to(elsewhere)
+    clear(store)
+    assert files_below(elsewhere) == {"a" * 64}
+
+
 def test_list_shows_each_result_and_the_sum(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,7 +258,7 @@ def test_verify_fails_on_damage_and_says_what_follows(
     flip_bit(file_of(store, keep(store, "evaluate", content=1)))
     assert call(store, "verify") == 1
     out = capsys.readouterr().out
-    assert out.endswith("1 damaged. The next run that needs them computes them anew.\n")
+    assert out.endswith("1 damaged. The next run that needs them computes them again.\n")
 
 
 def test_prune_says_what_it_removed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,14 +12,10 @@ import pytest
 from builders import STAGES, Arrays, Run, files_below, place_idx, run_flow
 from prefect.client.orchestration import get_client
 
-from tasks.errors import (
-    AccuracyTooLowError,
-    DatasetError,
-    ValidationFailedError,
-)
+from tasks.errors import AccuracyTooLowError, DatasetError, ValidationFailedError
 from tasks.learning.backend import keras
 from tasks.settings import RunSettings
-from tasks.sources.catalogue import IDX_FILES
+from tasks.sources.idx import IDX_FILES
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -214,18 +210,21 @@ def with_text_for_npz(folder: Path, _: Arrays) -> Path:
 
 TRAIN_IMAGES = IDX_FILES["x_train"]
 BROKEN = {
-    "a path that does not exist": (lambda folder, _: folder / "nowhere", DatasetError),
-    "an empty folder": (lambda folder, _: folder.parent / "empty", DatasetError),
-    "not an IDX file": (edit(TRAIN_IMAGES, lambda _: b"GIF89a"), DatasetError),
-    "too few bytes": (edit(TRAIN_IMAGES, lambda whole: whole[:-5]), DatasetError),
-    "too many bytes": (edit(TRAIN_IMAGES, lambda whole: whole + b"12345"), DatasetError),
-    "a corrupt gzip": (with_corrupt_gzip, DatasetError),
-    "not an .npz": (with_text_for_npz, DatasetError),
-    "an array missing": (without_test_labels, DatasetError),
-    "objects": (replace("y_test", lambda labels: labels.astype(object)), DatasetError),
-    "one label missing": (replace("y_train", lambda labels: labels[1:]), DatasetError),
-    "a channel axis": (replace("x_test", lambda images: images[..., np.newaxis]), DatasetError),
-    "fractional labels": (replace("y_test", lambda labels: labels + 0.5), DatasetError),
+    "a path that does not exist": (lambda folder, _: folder / "nowhere", "A dataset is mnist"),
+    "an empty folder": (lambda folder, _: folder.parent / "empty", "A dataset is mnist"),
+    "not an IDX file": (edit(TRAIN_IMAGES, lambda _: b"GIF89a"), "47 49 46 38 39 61"),
+    "too few bytes": (edit(TRAIN_IMAGES, lambda whole: whole[:-5]), "2891 bytes, not 2896"),
+    "too many bytes": (edit(TRAIN_IMAGES, lambda whole: whole + b"12345"), "2901 bytes, not 2896"),
+    "a corrupt gzip": (with_corrupt_gzip, "inflate without error.*CRC check failed"),
+    "not an .npz": (with_text_for_npz, "File is not a zip file"),
+    "an array missing": (without_test_labels, "Received: no y_test, but "),
+    "objects": (replace("y_test", lambda labels: labels.astype(object)), "dtype object"),
+    "one label missing": (replace("y_train", lambda labels: labels[1:]), "60 images, 59 labels"),
+    "a channel axis": (
+        replace("x_test", lambda x: x[..., np.newaxis]),
+        "x_test must have the axes",
+    ),
+    "fractional labels": (replace("y_test", lambda labels: labels + 0.5), "be whole numbers"),
 }
 
 
@@ -233,10 +232,10 @@ BROKEN = {
 def test_broken_input_gives_its_error_and_leaves_nothing(
     kind: str, settings: RunSettings, digits: Arrays, tmp_path: Path
 ) -> None:
-    break_it, error = BROKEN[kind]
+    break_it, message = BROKEN[kind]
     (tmp_path / "empty").mkdir()
     dataset = break_it(tmp_path / "stripes", digits)
-    with pytest.raises(error):
+    with pytest.raises(DatasetError, match=message):
         run_flow(settings.model_copy(update={"dataset": str(dataset)}))
     left = files_below(tmp_path / "cache")
     assert [name for name in left if name.endswith(".partial")] == []

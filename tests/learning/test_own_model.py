@@ -365,7 +365,7 @@ def test_class_that_keras_was_not_told_of_is_found(own: LocalRunSettings, tmp_pa
 
 def test_unchanged_own_model_is_served_from_the_cache(first: Run, own: LocalRunSettings) -> None:
     again = run_flow(own)
-    assert ["publish"] == again.computed
+    assert ["fetch", "publish"] == again.computed
     assert first.summary.weights_sha256 == again.summary.weights_sha256
 
 
@@ -377,7 +377,7 @@ def test_saved_model_is_evaluated_in_a_process_that_did_not_train_it(
     entries.path(key).unlink()
     forget_modules(tmp_path)
     again = run_flow(own)
-    assert ["evaluate", "publish"] == again.computed
+    assert ["fetch", "evaluate", "publish"] == again.computed
     assert first.summary.loss == again.summary.loss
 
 
@@ -386,7 +386,7 @@ def test_edited_own_model_is_trained_and_evaluated_again(
 ) -> None:
     write(tmp_path / "nets.py", HEAD + SCALED.replace("FACTOR", "3.0"))
     edited = run_flow(own)
-    assert ["train", "evaluate", "illustrate", "publish"] == edited.computed
+    assert ["fetch", "train", "evaluate", "illustrate", "publish"] == edited.computed
     assert "input: tiny changed" == edited.heard["train"].why
     assert "input: model, tiny changed" == edited.heard["evaluate"].why
     assert first.summary.weights_sha256 != edited.summary.weights_sha256

@@ -19,22 +19,21 @@ import pytest
 from builders import Arrays, idx_bytes, tiny_arrays, write_idx_folder
 
 from tasks.cache.blobs import Store
-from tasks.errors import (
-    DatasetError,
-)
+from tasks.errors import DatasetError
 from tasks.load import load
 from tasks.records import DatasetSource
-from tasks.sources import catalogue
+from tasks.sources import catalogue, downloads
 from tasks.sources.catalogue import (
     EMBEDDED_MNIST,
-    IDX_FILES,
-    Download,
     artifact_name,
     check_unchanged,
     dataset_name,
     find_dataset,
     open_dataset,
 )
+from tasks.sources.idx import IDX_FILES
+
+CHANGED = r"must not change while it is read\. Received: another size or modification time \(in .*"
 
 
 def read(source: DatasetSource) -> Arrays:
@@ -88,7 +87,8 @@ def test_altered_embedded_mnist_is_refused(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "mnist.npz").write_bytes(altered)
     monkeypatch.setattr(catalogue, "EMBEDDED_MNIST", tmp_path / "mnist.npz")
 
-    with pytest.raises(DatasetError, match=hashlib.sha256(altered).hexdigest()):
+    found = hashlib.sha256(altered).hexdigest()
+    with pytest.raises(DatasetError, match=f"embedded MNIST must have.*Received: {found}"):
         find_dataset("mnist", downloads=tmp_path)
 
 
@@ -97,7 +97,9 @@ def test_missing_embedded_mnist_is_reported(
 ) -> None:
     monkeypatch.setattr(catalogue, "EMBEDDED_MNIST", tmp_path / "mnist.npz")
 
-    with pytest.raises(DatasetError, match=r"No such file.*mnist\.npz"):
+    with pytest.raises(
+        DatasetError, match=r"must be readable\. Received: No such file.*mnist\.npz"
+    ):
         find_dataset("mnist", downloads=tmp_path)
 
 
@@ -141,10 +143,42 @@ def test_folder_without_one_of_its_files_is_refused_by_name(tmp_path: Path, stem
     folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
     (folder / stem).unlink()
 
+    source = find_dataset(str(folder), downloads=tmp_path)
     with pytest.raises(DatasetError) as caught:
-        find_dataset(str(folder), downloads=tmp_path)
+        open_dataset(source)
 
+    assert "A dataset folder holds train-images-idx3-ubyte, " in str(caught.value)
     assert f"Received: no {stem} (in {folder})." in str(caught.value)
+
+
+def test_all_files_that_a_folder_lacks_are_named(tmp_path: Path) -> None:
+    folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
+    for name in ("x_test", "y_test"):
+        (folder / IDX_FILES[name]).unlink()
+
+    source = find_dataset(str(folder), downloads=tmp_path)
+    with pytest.raises(DatasetError, match="no t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"):
+        open_dataset(source)
+
+
+def test_plain_file_is_taken_where_its_gzip_lies_beside_it(tmp_path: Path) -> None:
+    folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
+    (folder / f"{IDX_FILES['x_train']}.gz").write_bytes(b"not looked at")
+
+    source = find_dataset(str(folder), downloads=tmp_path)
+
+    assert [file.name for file in source.files] == list(IDX_FILES.values())
+
+
+def test_file_is_read_through_a_link_of_the_right_name(tmp_path: Path) -> None:
+    folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
+    images = folder / IDX_FILES["x_train"]
+    images.rename(tmp_path / "elsewhere.bin")
+    images.symlink_to(tmp_path / "elsewhere.bin")
+
+    found = read(find_dataset(str(folder), downloads=tmp_path))
+
+    np.testing.assert_array_equal(tiny_arrays()["x_train"], found["x_train"])
 
 
 def test_npz_file_is_found(tmp_path: Path) -> None:
@@ -167,12 +201,15 @@ def test_source_names_the_content_of_its_files_not_their_place(tmp_path: Path) -
     assert dumps[0] == dumps[1]
 
 
-@pytest.mark.parametrize("dataset", ["mnits", "no/such/folder", "absent.npz"])
+@pytest.mark.parametrize("dataset", ["mnits", "no/such/folder", "absent.npz", "x" * 300, "/dev"])
 def test_unknown_dataset_is_refused_with_the_known_names(tmp_path: Path, dataset: str) -> None:
     with pytest.raises(DatasetError) as caught:
         find_dataset(dataset, downloads=tmp_path)
 
-    assert "A dataset is mnist, fashion_mnist, kmnist, a folder" in str(caught.value)
+    assert (
+        "A dataset is mnist, fashion_mnist, kmnist, a folder of four IDX files, or an .npz file."
+        in str(caught.value)
+    )
     assert f"Received: '{dataset}' (in --dataset)." in str(caught.value)
 
 
@@ -208,7 +245,7 @@ def test_source_of_another_size_has_changed(tmp_path: Path) -> None:
     labels.write_bytes(labels.read_bytes() + b"\0")
     os.utime(labels, ns=(0, source.files[3].modified_ns))
 
-    with pytest.raises(DatasetError, match=r"in .*t10k-labels-idx1-ubyte"):
+    with pytest.raises(DatasetError, match=CHANGED + "t10k-labels-idx1-ubyte"):
         check_unchanged(source)
 
 
@@ -217,7 +254,7 @@ def test_source_with_another_modification_time_has_changed(tmp_path: Path) -> No
     source = find_dataset(str(folder), downloads=tmp_path)
     os.utime(folder / IDX_FILES["x_train"], ns=(0, source.files[0].modified_ns + 1))
 
-    with pytest.raises(DatasetError, match=r"in .*train-images-idx3-ubyte"):
+    with pytest.raises(DatasetError, match=CHANGED + "train-images-idx3-ubyte"):
         check_unchanged(source)
 
 
@@ -236,7 +273,7 @@ def test_source_that_changes_while_it_is_loaded_is_refused(
 
     monkeypatch.setattr("tasks.load.open_dataset", open_then_change)
 
-    with pytest.raises(DatasetError, match=r"in .*t10k-images-idx3-ubyte"):
+    with pytest.raises(DatasetError, match=CHANGED + "t10k-images-idx3-ubyte"):
         load.fn(source, store)
 
 
@@ -281,7 +318,9 @@ class MirrorHandler(BaseHTTPRequestHandler):
 
 def publish(monkeypatch: pytest.MonkeyPatch, url: str, digests: list[str]) -> None:
     """Enter `tiny` into the catalogue, and let retries follow each other at once."""
-    monkeypatch.setitem(catalogue.DOWNLOADS, "tiny", Download(url, tuple(digests)))
+    names = [f"{stem}.gz" for stem in IDX_FILES.values()]
+    entry = {"url": url, "sha256": dict(zip(names, digests, strict=True))}
+    monkeypatch.setitem(downloads.DOWNLOADS, "tiny", entry)
     monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -315,7 +354,18 @@ def test_download_happens_once(tmp_path: Path, mirror: Mirror) -> None:
     assert list(mirror.files) == mirror.requests
 
 
-def test_spoiled_download_is_fetched_anew(tmp_path: Path, mirror: Mirror) -> None:
+def test_each_download_is_told_and_nothing_when_all_is_here(tmp_path: Path, mirror: Mirror) -> None:
+    told: list[str] = []
+
+    find_dataset("tiny", tmp_path, told.append)
+    assert told == [f"downloading {mirror.url}{path[1:]}" for path in mirror.files]
+
+    told.clear()
+    find_dataset("tiny", tmp_path, told.append)
+    assert told == []
+
+
+def test_spoiled_download_is_fetched_again(tmp_path: Path, mirror: Mirror) -> None:
     spoiled = find_dataset("tiny", downloads=tmp_path).files[1].path
     spoiled.write_bytes(b"spoiled")
 
@@ -336,7 +386,7 @@ def test_server_that_fails_for_a_moment_is_asked_again(tmp_path: Path, mirror: M
 def test_server_that_keeps_failing_is_given_up(tmp_path: Path, mirror: Mirror) -> None:
     mirror.failures_left = 99
 
-    with pytest.raises(DatasetError, match="HTTPError: 503"):
+    with pytest.raises(DatasetError, match=r"must be downloaded once from.*HTTPError: 503"):
         find_dataset("tiny", downloads=tmp_path)
 
     assert mirror.requests == ["/train-images-idx3-ubyte.gz"] * 3
@@ -347,7 +397,8 @@ def test_download_with_another_digest_is_refused_and_not_kept(
 ) -> None:
     mirror.files["/train-images-idx3-ubyte.gz"] += b"\0"
 
-    with pytest.raises(DatasetError, match=r"\(in train-images-idx3-ubyte\.gz\)"):
+    spoiled = r"ValueError: SHA256 hash of downloaded file \(train-images-idx3-ubyte\.gz\)"
+    with pytest.raises(DatasetError, match=spoiled):
         find_dataset("tiny", downloads=tmp_path)
 
     assert list((tmp_path / "tiny").iterdir()) == []
@@ -371,10 +422,11 @@ def test_unreachable_server_is_reported_with_the_folder_to_use(
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
 def test_published_downloads_have_an_https_address_and_four_digests(name: str) -> None:
-    download = catalogue.DOWNLOADS[name]
+    entry = downloads.DOWNLOADS[name]
 
-    assert download.url.startswith("https://")
-    assert [len(bytes.fromhex(digest)) for digest in download.sha256] == [32] * 4
+    assert entry["url"].startswith("https://")
+    assert list(entry["sha256"]) == [f"{stem}.gz" for stem in IDX_FILES.values()]
+    assert [len(bytes.fromhex(digest)) for digest in entry["sha256"].values()] == [32] * 4
 
 
 def test_idx_builder_writes_the_published_format() -> None:
@@ -389,7 +441,7 @@ def test_source_that_was_deleted_has_changed(tmp_path: Path) -> None:
     source = find_dataset(str(folder), downloads=tmp_path)
     (folder / IDX_FILES["x_train"]).unlink()
 
-    with pytest.raises(DatasetError, match="no such file any more"):
+    with pytest.raises(DatasetError, match=r"must not change.*Received: No such file"):
         open_dataset(source)
 
 
