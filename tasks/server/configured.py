@@ -27,6 +27,9 @@ def is_configured() -> bool:
 
     Prefect itself decides. It is asked only when one of these places mentions an API at
     all, or cannot be understood: importing it takes longer than everything else here.
+
+    Raises:
+        ServerError: Prefect cannot read its settings.
     """
     if "PREFECT_API_URL" in os.environ:  # before all other places, even when it is empty
         return bool(os.environ["PREFECT_API_URL"])
@@ -35,7 +38,14 @@ def is_configured() -> bool:
             return False
     except (OSError, ValueError, TypeError, AttributeError):
         pass  # not what such a file should be like: Prefect will say so
-    return bool(_url())
+    try:
+        return bool(_url())
+    except Exception as error:
+        raise ServerError(
+            "Prefect must be able to read its settings.",
+            received=f"{type(error).__name__}: {error}",
+            advice="Fix the file or the variable that this names.",
+        ) from error
 
 
 def read_environment_again() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tasks.settings import RunSettings
 
 PROJECT = Path(__file__).parents[1]
+KEPT_NOTES = 20
 
 
 def preload_for(settings: RunSettings) -> None:
@@ -29,6 +30,9 @@ def remember(settings: RunSettings) -> None:
     with suppress(OSError):
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         note.touch()
+        newest_first = sorted(note.parent.iterdir(), key=lambda n: n.stat().st_mtime, reverse=True)
+        for outdated in newest_first[KEPT_NOTES:]:
+            outdated.unlink()
 
 
 def _note(settings: RunSettings) -> Path:
