@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from threading import RLock, local
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -57,9 +57,8 @@ class Display(Listener):
         self._lock = RLock()
         self._thread = local()  # its attribute `stage` says what is under way in this thread
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         self._progress.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()

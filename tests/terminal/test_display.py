@@ -16,7 +16,7 @@ COMPUTED = StageRecord(state="computed", seconds=1.25, why="first run")
 CACHED = StageRecord(state="cached", seconds=0.0, why="unchanged")
 FAILED = StageRecord(state="failed", seconds=0.5, why="see the error")
 LONG = StageRecord(state="computed", seconds=1.25, why="code: " + "tasks/load.py, " * 9 + "end")
-METRICS = EpochMetrics(loss=0.25, accuracy_fraction=0.5, seconds=1.0)
+METRICS = EpochMetrics(loss=0.25, accuracy_fraction=0.5)
 
 
 def shown_on(console: Console) -> str:
@@ -160,7 +160,8 @@ def test_later_record_of_a_stage_replaces_the_earlier_one(
 
 
 def test_failure_leaves_no_line_of_the_stages_that_it_ends(terminal: Console) -> None:
-    with Display() as display:
+    display = Display()
+    with display:
         display.stage_started("train")
         display.stage_started("validate")
         display.stage_finished("validate", FAILED)
