@@ -68,13 +68,13 @@ class Display(Listener):
         if not console.is_terminal and text.startswith("waiting"):
             console.print(f"  {text}", soft_wrap=True, markup=False)
         stage = getattr(self._thread, "stage", "")
-        self._show(stage, f"{stage:<{NAME_WIDTH}}  {text}" if stage else text)
+        self._show(stage, _line(stage, text) if stage else text)
 
     def stage_started(self, name: str) -> None:
         """Put the stage beside a spinner."""
         self._thread.stage = name
         self._remove("")
-        self._show(name, f"{name:<{NAME_WIDTH}}")
+        self._show(name, _line(name))
 
     def stage_finished(self, name: str, record: StageRecord) -> None:
         """Tick the stage off."""
@@ -82,7 +82,7 @@ class Display(Listener):
         self._remove(name)
         self.stages[name] = record
         state = f"[{STYLES[record.state]}]{record.state:<8}[/]"
-        start = f"  {name:<{NAME_WIDTH}}  {state}  {record.seconds:6.2f} s  "
+        start = f"  {_line(name, state)}  {record.seconds:6.2f} s  "
         why = f"[dim]{escape(record.why)}[/]"
         if console.is_terminal:
             line = Table.grid(Column(no_wrap=True), Column())
@@ -94,7 +94,7 @@ class Display(Listener):
     def resumed(self, epoch: int, epochs: int) -> None:
         """Say so in a line of its own."""
         text = f"goes on after epoch {epoch}/{epochs} of an earlier run"
-        console.print(f"  {'train':<{NAME_WIDTH}}  {text}")
+        console.print(f"  {_line('train', text)}", soft_wrap=True)
 
     def trained(self, epochs_done: float, epochs: int) -> None:
         """Move the bar of the stage in this thread."""
@@ -103,13 +103,12 @@ class Display(Listener):
 
     def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
         """Say how well it went: beside the bar, or without a terminal in a line."""
-        text = (
-            f"{'train':<{NAME_WIDTH}}  epoch {epoch:>{len(str(epochs))}}/{epochs}  "
-            f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy_fraction:.4f}"
-        )
+        number = f"{epoch:>{len(str(epochs))}}/{epochs}"
+        scores = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy_fraction:.4f}"
+        line = _line("train", f"epoch {number}  {scores}")
         if not console.is_terminal:
-            console.print(f"  {text}", soft_wrap=True)
-        self._update("train", description=text, completed=epoch, total=epochs)
+            console.print(f"  {line}", soft_wrap=True)
+        self._update("train", description=line, completed=epoch, total=epochs)
 
     def _show(self, name: str, text: str) -> None:
         with self._lock:
@@ -125,6 +124,10 @@ class Display(Listener):
         with self._lock:
             if name in self._lines:
                 self._progress.remove_task(self._lines.pop(name))
+
+
+def _line(name: str, text: str = "") -> str:
+    return f"{name:<{NAME_WIDTH}}  {text}"
 
 
 def print_summary(summary: RunSummary, seconds: float, advice: str) -> None:

@@ -24,7 +24,7 @@ from tasks.server.configured import (
 from tasks.server.own import OwnServer, without_heartbeats
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
-    from tasks.records import RunSummary
+    from tasks.records import RunSummary, StageRecord
     from tasks.settings import RunSettings
     from tasks.terminal.command_line import CommandLine
     from tasks.terminal.display import Display
@@ -89,9 +89,9 @@ class Session:
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
         from tasks.orchestration.signals import TerminationSignal, end_run
-        from tasks.terminal.display import Display, console, print_summary
+        from tasks.terminal.display import Display, console, print_error, print_summary
 
-        display = Display()
+        display, status = Display(), EXIT_FAILED
         for number in ENDINGS:
             signal.signal(number, end_run)
         try:
@@ -99,19 +99,24 @@ class Session:
                 summary = self._run(flow, display)
         except (KeyboardInterrupt, TerminationSignal) as end:
             number = getattr(end, "signal", signal.SIGINT)
-            return self._fail(_ending(number), display, SIGNAL_EXIT + number)
+            message, status = _ending(number), SIGNAL_EXIT + number
         except PipelineError as error:
-            return self._fail(str(error), display)
+            message = str(error)
         except Exception as error:  # noqa: BLE001 - one clear message, whatever it is
             if self.command.log_level == "DEBUG":
                 console.print_exception()
             unexpected = f"Unexpected {type(error).__name__}: {error}\n{HOW_TO_SEE_MORE}"
-            return self._fail(str(lost_server(error) or unexpected), display)
-        summary = summary.model_copy(update={"stages": display.stages})
-        print_summary(summary, time.perf_counter() - self.started, self._how_to_watch(summary))
-        if self.command.json:
-            print(summary.model_dump_json())
-        return 0
+            message = str(lost_server(error) or unexpected)
+        else:
+            summary = summary.model_copy(update={"stages": display.stages})
+            seconds = time.perf_counter() - self.started
+            print_summary(summary, seconds, self._how_to_watch(summary))
+            if self.command.json:
+                print(summary.model_dump_json())
+            return 0
+        print_error(message)
+        _print_json(message, display.stages)
+        return status
 
     def _run(self, flow: Callable[[RunSettings], RunSummary], display: Display) -> RunSummary:
         from tasks.orchestration.ledger import listening
@@ -143,23 +148,19 @@ class Session:
             return f"{ui_url()}/{path}"
         return f"{DEFAULT_UI_URL}/{path} after `prefect server start`"
 
-    def _fail(self, message: str, display: Display, status: int = EXIT_FAILED) -> int:
-        from tasks.terminal.display import print_error
-
-        print_error(message)
-        if self.command.json:
-            stages = {name: record.model_dump() for name, record in display.stages.items()}
-            print(json.dumps({"error": message, "stages": stages}))
-        return status
-
 
 def _ending(number: int) -> str:
     return f"{ENDINGS[signal.Signals(number)]}. {KEPT}"
 
 
+def _print_json(error: str, stages: dict[str, StageRecord]) -> None:
+    if "--json" in sys.argv:
+        records = {name: record.model_dump() for name, record in stages.items()}
+        print(json.dumps({"error": error, "stages": records}))
+
+
 def _leave(message: str, status: int) -> NoReturn:
     """End at once while the program is still loading."""
     sys.stderr.write(f"\nfailed {message}\n")
-    if "--json" in sys.argv:
-        print(json.dumps({"error": message, "stages": {}}))
+    _print_json(message, {})
     sys.exit(status)

@@ -203,6 +203,25 @@ def test_settings_that_prefect_cannot_read_are_one_clear_error(
         is_configured()
 
 
+SERVER_OF_ITS_OWN = f"""
+import os
+from tasks.server.configured import is_configured, read_environment_again
+from prefect.settings import PREFECT_API_URL
+assert not is_configured()
+os.environ["PREFECT_API_URL"] = "{URL}"
+read_environment_again()
+print(PREFECT_API_URL.value())
+"""
+
+
+def test_own_server_is_used_where_prefect_was_asked_and_named_none() -> None:
+    place({"prefect.toml": "[api]\nrequest_timeout = 30"})
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER_OF_ITS_OWN], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == URL
+
+
 def test_server_that_accepts_and_never_answers_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
