@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 from deployments import automations
 from deployments.commands import POOL, PREFECT_FILE, ROOT, command
 from tasks.errors import PipelineError
-from tasks.server.own import wait_for_configured_server
+from tasks.server.configured import wait_for_configured_server
 
 KUBERNETES_TEMPLATE = ROOT / "deployments" / "kubernetes" / "base-job-template.json"
 # By name: the type of worker that looks after it. Those of the last two come with packages of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prefect import get_run_logger
-from prefect.cache_policies import NO_CACHE
 from pydantic import ByteSize
 
 from tasks.cache.blobs import Store
@@ -12,7 +11,7 @@ from tasks.records import DatasetSource
 from tasks.sources.catalogue import find_dataset
 
 
-@stage(cache_policy=NO_CACHE)
+@stage(cached=False)
 def fetch(dataset: str, store: Store) -> DatasetSource:
     """Find and digest a dataset's files; download what is named and not here yet.
 

@@ -30,25 +30,21 @@ def live_progress(dataset: str) -> Iterator[Callable[[float], None]]:
     if TaskRunContext.get() is None:
         yield lambda _: None
         return
-    key, fraction, ended = f"{dataset}-training", 0.0, Event()
+    percent, ended = 0.0, Event()
 
     def show(done_fraction: float) -> None:
-        nonlocal fraction
-        fraction = done_fraction
+        nonlocal percent
+        percent = round(100 * done_fraction, 1)
 
     def tell() -> None:
-        artifact: UUID | None = None
-        pause_seconds, is_last = PAUSE_SECONDS, False
+        is_last, pause_seconds = ended.wait(PAUSE_SECONDS), PAUSE_SECONDS
         try:
+            artifact = create_progress_artifact(percent, f"{dataset}-training", "Epochs trained")
+            assert isinstance(artifact, UUID), "called in a thread without an event loop"
             while not is_last:
                 is_last = ended.wait(pause_seconds)
-                percent, started = round(100 * fraction, 1), time.perf_counter()
-                if artifact is None:
-                    created = create_progress_artifact(percent, key, "Epochs trained")
-                    assert isinstance(created, UUID), "called in a thread without an event loop"
-                    artifact = created
-                else:
-                    update_progress_artifact(artifact, percent)
+                started = time.perf_counter()
+                update_progress_artifact(artifact, percent)
                 took_seconds = time.perf_counter() - started
                 pause_seconds = max(PAUSE_SECONDS, PAUSE_PER_REQUEST * took_seconds)
         except Exception:  # whatever it is: training does not depend on it

@@ -11,8 +11,6 @@ import gc
 import os
 import socket
 import sys
-import threading
-from typing import Any
 
 gc.disable()  # collections while the server's modules load cost a tenth of its start
 
@@ -22,58 +20,40 @@ from filelock import BaseFileLock, FileLock  # noqa: E402
 from prefect.server.api.server import create_app  # noqa: E402
 from prefect.server.utilities.messaging.memory import Topic  # noqa: E402
 from prefect.settings import PREFECT_HOME  # noqa: E402
+from starlette.requests import Request  # noqa: E402
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
 
 gc.freeze()
 gc.enable()
 
-DRAIN_TIMEOUT_SECONDS = 5.0
 POLL_SECONDS = 0.02
+DRAIN_POLLS = 250
 QUIET_POLLS = 3
 LOCKED_ATTEMPTS = 40
 LOCKED_PAUSE_SECONDS = 0.05
 SERVICE_UNAVAILABLE = 503
 
 
-def main(listener_fd: int) -> None:
-    """Serve on an inherited socket until standard input closes."""
-    app = create_app()
-    app.add_middleware(RetryWhileLocked)
-    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
-    home = PREFECT_HOME.value()
-    home.mkdir(parents=True, exist_ok=True)
-    # Two servers that start at once must not both create the database.
-    with FileLock(home / "mnist-pipeline-start.lock") as starting:
-        asyncio.run(_serve(uvicorn.Server(config), socket.socket(fileno=listener_fd), starting))
+class LeasedServer(uvicorn.Server):
+    """Says when it answers, and ends when its standard input closes."""
 
+    app: ASGIApp
+    starting: BaseFileLock
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, starting: BaseFileLock) -> None:
-    loop, lease_ended = asyncio.get_running_loop(), asyncio.Event()
-
-    def watch_lease() -> None:
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-        loop.call_soon_threadsafe(lease_ended.set)
-
-    threading.Thread(target=watch_lease, daemon=True).start()
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event
-        await asyncio.sleep(POLL_SECONDS)
-    starting.release()
-    if server.started:
-        await _warm_up(server.config.app)
+    async def main_loop(self) -> None:
+        """Serve from the moment that the server has started until it is to stop."""
+        self.starting.release()
+        # The first request costs 0.2 s: it is taken while the run is still importing.
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app)) as client:
+            await client.get("http://own-server/api/admin/version")
         os.write(sys.stdout.fileno(), b"ready\n")
-    lease = asyncio.create_task(lease_ended.wait())
-    await asyncio.wait([lease, serving], return_when=asyncio.FIRST_COMPLETED)
-    await _drain()
-    server.should_exit = True
-    await serving
-
-
-async def _warm_up(app: Any) -> None:
-    """Take the first request, which costs 0.2 s, while the run is still importing."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-        await client.get("http://own-server/api/admin/version")
+        lease = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lease), sys.stdin
+        )
+        ends = [asyncio.create_task(end) for end in (lease.read(), super().main_loop())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await _drain()
 
 
 class RetryWhileLocked:
@@ -93,23 +73,21 @@ class RetryWhileLocked:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        parts = [await receive()]
-        while parts[-1].get("more_body"):
-            parts.append(await receive())
+        body = await Request(scope, receive).body()
         for _ in range(LOCKED_ATTEMPTS):
-            answer = await self._ask(scope, parts, receive)
+            answer = await self._ask(scope, body, receive)
             if answer[0].get("status") != SERVICE_UNAVAILABLE:
                 break
             await asyncio.sleep(LOCKED_PAUSE_SECONDS)
         for message in answer:
             await send(message)
 
-    async def _ask(self, scope: Scope, parts: list[Message], receive: Receive) -> list[Message]:
+    async def _ask(self, scope: Scope, body: bytes, receive: Receive) -> list[Message]:
+        request: list[Message] = [{"type": "http.request", "body": body}]
         answer: list[Message] = []
-        waiting = iter(parts)
 
         async def replay() -> Message:
-            return next(waiting, None) or await receive()
+            return request.pop() if request else await receive()
 
         async def keep(message: Message) -> None:
             answer.append(message)
@@ -124,19 +102,32 @@ class RetryWhileLocked:
 
 
 async def _drain() -> None:
-    """Wait until the services have taken every event out of their queues."""
-    deadline = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_SECONDS
-    quiet = 0
-    while quiet < QUIET_POLLS and asyncio.get_running_loop().time() < deadline:
+    """Wait until the services have taken every event out of their queues.
+
+    Prefect's in-memory broker has no public way to ask. What the services have taken out,
+    they write when they are stopped; what still waits in these queues would be lost.
+    """
+    quiet_polls = 0
+    for _ in range(DRAIN_POLLS):
         await asyncio.sleep(POLL_SECONDS)
-        quiet = 0 if _events_waiting() else quiet + 1
+        subscriptions = [s for topic in Topic._topics.values() for s in topic._subscriptions]  # noqa: SLF001
+        waiting = any(not s._queue.empty() or not s._retry.empty() for s in subscriptions)  # noqa: SLF001
+        quiet_polls = 0 if waiting else quiet_polls + 1
+        if quiet_polls == QUIET_POLLS:
+            return
 
 
-def _events_waiting() -> bool:
-    # Prefect's in-memory broker has no public way to ask. What the services have taken out,
-    # they write when they are stopped; what still waits in these queues would be lost.
-    subscriptions = [s for topic in Topic._topics.values() for s in topic._subscriptions]  # noqa: SLF001
-    return any(not s._queue.empty() or not s._retry.empty() for s in subscriptions)  # noqa: SLF001
+def main(listener_fd: int) -> None:
+    """Serve on an inherited socket until standard input closes."""
+    app, home = create_app(), PREFECT_HOME.value()
+    app.add_middleware(RetryWhileLocked)
+    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
+    server = LeasedServer(config)
+    server.app = app
+    home.mkdir(parents=True, exist_ok=True)
+    # Two servers that start at once must not both create the database.
+    with FileLock(home / "mnist-pipeline-start.lock") as server.starting:
+        asyncio.run(server.serve(sockets=[socket.socket(fileno=listener_fd)]))
 
 
 if __name__ == "__main__":

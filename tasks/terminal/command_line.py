@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from functools import partial
+from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import from_json
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, NoDecode, SettingsConfigDict
 
 from tasks.settings import LocalRunSettings, RunSettings, Severities
 
 PREFIX = "MNIST_"
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-LOG_LEVEL_VARIABLE = f"{PREFIX}LOG_LEVEL"
-SERVER_WAIT_VARIABLE = f"{PREFIX}SERVER_WAIT"
-SERVER_WAIT_SECONDS = 20.0
-
 EPILOG = """\
 Each option but --json can also be set by an environment variable: MNIST_EPOCHS=6 is
 --epochs 6.
@@ -55,8 +50,19 @@ def _pairs(severity: object) -> object:
     return {name: value for name, _, value in (p.partition("=") for p in severity.split(","))}
 
 
-class _RunSettingsReader(LocalRunSettings, BaseSettings):
+class _Options(LocalRunSettings, BaseSettings):
+    """Every option that has a variable as well: the run's parameters, and two of the terminal."""
+
     severity: Annotated[Severities, NoDecode, BeforeValidator(_pairs)] = {}
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="WARNING", description="what is logged to the terminal besides the progress"
+    )
+    server_wait: float = Field(
+        default=20.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="how many seconds to wait for a configured Prefect server that does not answer",
+    )
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -68,22 +74,13 @@ class _RunSettingsReader(LocalRunSettings, BaseSettings):
     )
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-
-    def _metavar_formatter(
-        self, action: argparse.Action, default_metavar: Any
-    ) -> Callable[[int], tuple[str, ...]]:
+class _Parser(argparse.ArgumentParser):
+    def _add_action(self, action: Any) -> Any:
+        action.help = (action.help or "").replace(" (default: None)", "")
         if action.dest == "severity":  # its type would fill several lines
             action.metavar = "CHECK=SEVERITY"
-        return super()._metavar_formatter(action, default_metavar)
+        return super()._add_action(action)
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return (action.help or "").replace(" (default: None)", "")
-
-
-class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         known = sorted(self._option_string_actions)
         for unknown in re.findall(r"--[\w-]+", message) if "unrecognized" in message else []:
@@ -101,25 +98,11 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         prog="mnist_flow.py",
         description="Load, validate and preprocess a dataset, train and evaluate a Keras model.",
         epilog=EPILOG,
-        formatter_class=_Help,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=28),
         allow_abbrev=False,
     )
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
-        _RunSettingsReader, root_parser=parser
-    )
-    parser.add_argument(
-        "--log-level",
-        choices=LOG_LEVELS,
-        default=os.environ.get(LOG_LEVEL_VARIABLE) or "WARNING",
-        help="what is logged to the terminal besides the progress (default: WARNING)",
-    )
-    parser.add_argument(
-        "--server-wait",
-        metavar="float",
-        default=os.environ.get(SERVER_WAIT_VARIABLE) or SERVER_WAIT_SECONDS,
-        type=_seconds,
-        help="how many seconds to wait for a configured Prefect server that does not answer "
-        "(default: 20)",
+        _Options, root_parser=parser
     )
     parser.add_argument(
         "--json",
@@ -127,43 +110,35 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         help="print one JSON object with the result to standard output",
     )
     known = parser.parse_args(arguments)
-    if known.log_level not in LOG_LEVELS:  # argparse does not check a default
-        parser.error(f"{LOG_LEVEL_VARIABLE}: choose from {', '.join(LOG_LEVELS)}")
     for name, value in vars(known).items():
         if value in ("", [""]):  # to pydantic-settings it would count as not given
-            parser.error(f"--{name.replace('_', '-')}: a value must not be empty")
+            parser.error(f"{_option(name)}: a value must not be empty")
     _reject_unknown_variables(parser)
     try:
-        read = CliApp.run(_RunSettingsReader, cli_args=known, cli_settings_source=source)
+        read = CliApp.run(_Options, cli_args=known, cli_settings_source=source)
     except ValidationError as error:
         parser.error("; ".join(_explain(detail) for detail in error.errors()))
-    settings = LocalRunSettings.model_validate(read.model_dump())
-    return CommandLine(settings, known.log_level, known.json, known.server_wait)
+    settings = read.model_dump(include=set(LocalRunSettings.model_fields))
+    return CommandLine(
+        LocalRunSettings.model_validate(settings), read.log_level, known.json, read.server_wait
+    )
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"seconds, 0 or more. Received: {text!r}")
-    return seconds
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
-def _explain(detail: object) -> str:
-    assert isinstance(detail, dict)
-    name = str(detail["loc"][0])
-    option, variable = "--" + name.replace("_", "-"), PREFIX + name.upper()
-    origin = f" (from {variable})" if os.environ.get(variable, object()) == detail["input"] else ""
+def _explain(detail: Any) -> str:
+    name, received = str(detail["loc"][0]), detail["input"]
+    variable = PREFIX + name.upper()
+    origin = f" (from {variable})" if os.environ.get(variable, object()) == received else ""
     if detail["type"] == "value_error":  # one of ours, which says what it received
-        return f"{option}{origin}: {detail['ctx']['error']}"
-    return f"{option}{origin}: {detail['msg']}. Received: {detail['input']!r}"
+        return f"{_option(name)}{origin}: {detail['ctx']['error']}"
+    return f"{_option(name)}{origin}: {detail['msg']}. Received: {received!r}"
 
 
 def _reject_unknown_variables(parser: _Parser) -> None:
-    names = (*RunSettings.model_fields, "log_level", "server_wait")
-    known = [PREFIX + name.upper() for name in names]
+    known = [PREFIX + name.upper() for name in _Options.model_fields]
     for variable in os.environ:
         if variable.startswith(PREFIX) and variable not in known:
             close = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)

@@ -1,8 +1,9 @@
 """What a person sees while a run goes on, all of it on standard error.
 
-      load        computed   0.4 s  no cached result
-      validate    computed   1.1 s  no cached result
-    ⠋ train       epoch 7/12  loss 0.0796  accuracy 0.9768  ━━━━━━━━━━━━╸        0:00:02
+      load             computed    0.40 s  no cached result
+      validate         computed    1.10 s  no cached result
+    ⠋ train            epoch 7/12  loss 0.0796  accuracy 0.9768  ━━━━━━━━━━━━╸        0:00:02
+    ⠋ illustrate_data                                            ━━━━━━━━━━━━━━━━━━━━ 0:00:01
 
 Without a terminal (a log file, a pipe) the same lines appear one after the other.
 """
@@ -10,16 +11,19 @@ Without a terminal (a log file, a pipe) the same lines appear one after the othe
 from __future__ import annotations
 
 import logging
-from typing import Any, Self
+from threading import RLock, local
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
 from tasks.orchestration.account import Listener
 from tasks.records import EpochMetrics, RunSummary, StageRecord
 
+NAME_WIDTH = len("illustrate_data")  # the longest
 STYLES = {"cached": "bright_blue", "computed": "green", "failed": "red"}
 # What Prefect's engine logs when a run fails, and the program says itself.
 SAID_ELSEWHERE = (
@@ -33,76 +37,97 @@ console = Console(stderr=True, highlight=False)
 
 
 class Display(Listener):
-    """Stages ticking off, a bar while one trains."""
+    """Stages ticking off, a line for each that is under way, with a bar while one trains.
+
+    Several stages may report at the same time, each from a thread of its own.
+    """
 
     def __init__(self) -> None:
+        self.stages: dict[str, StageRecord] = {}
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task: TaskID | None = None
-        self._said = ""
-        self.stages: dict[str, StageRecord] = {}
+        self._lines: dict[str, TaskID] = {}  # by stage; that of "" is about the run
+        self._lock = RLock()
+        self._thread = local()  # its attribute `stage` says what is under way in this thread
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         self._progress.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def waiting(self, text: str) -> None:
-        """Show that something is under way; without a terminal, say it once if it is a wait."""
-        self._clear()
-        if not console.is_terminal and text.startswith("waiting") and text != self._said:
-            console.print(f"  {text}", soft_wrap=True)
-            self._said = text
-        self._task = self._progress.add_task(text, total=None)
+        """Show what the stage in this thread, or else the run, has to wait for."""
+        if not console.is_terminal and text.startswith("waiting"):
+            console.print(f"  {text}", soft_wrap=True, markup=False)
+        stage = getattr(self._thread, "stage", "")
+        self._show(stage, _line(stage, text) if stage else text)
 
     def stage_started(self, name: str) -> None:
-        """Put the stage beside the spinner."""
-        self.waiting(f"{name:<10}")
+        """Put the stage beside a spinner."""
+        self._thread.stage = name
+        self._remove("")
+        self._show(name, _line(name))
 
     def stage_finished(self, name: str, record: StageRecord) -> None:
         """Tick the stage off."""
-        self._clear()
+        self._thread.stage = ""
+        self._remove(name)
         self.stages[name] = record
         state = f"[{STYLES[record.state]}]{record.state:<8}[/]"
-        console.print(
-            f"  {name:<10}  {state}  {record.seconds:6.2f} s  [dim]{escape(record.why)}[/]"
-        )
+        start = f"  {_line(name, state)}  {record.seconds:6.2f} s  "
+        why = f"[dim]{escape(record.why)}[/]"
+        if console.is_terminal:
+            line = Table.grid(Column(no_wrap=True), Column())
+            line.add_row(start, why)
+            console.print(line)
+        else:
+            console.print(start + why, soft_wrap=True)
 
     def resumed(self, epoch: int, epochs: int) -> None:
         """Say so in a line of its own."""
-        console.print(f"  train       goes on after epoch {epoch}/{epochs} of an earlier run")
+        text = f"goes on after epoch {epoch}/{epochs} of an earlier run"
+        console.print(f"  {_line('train', text)}", soft_wrap=True)
 
     def trained(self, epochs_done: float, epochs: int) -> None:
-        """Move the bar."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=epochs_done, total=epochs)
+        """Move the bar of the stage in this thread."""
+        stage = getattr(self._thread, "stage", "")
+        self._update(stage or "train", completed=epochs_done, total=epochs)
 
     def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
-        """Move the bar; without a terminal, print a line."""
-        text = (
-            f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {metrics.loss:.4f}  "
-            f"accuracy {metrics.accuracy_fraction:.4f}"
-        )
+        """Say how well it went: beside the bar, or without a terminal in a line."""
+        number = f"{epoch:>{len(str(epochs))}}/{epochs}"
+        scores = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy_fraction:.4f}"
+        line = _line("train", f"epoch {number}  {scores}")
         if not console.is_terminal:
-            console.print(f"  train       {text}")
-        elif self._task is not None:
-            self._progress.update(
-                self._task, description=f"train       {text}", completed=epoch, total=epochs
-            )
+            console.print(f"  {line}", soft_wrap=True)
+        self._update("train", description=line, completed=epoch, total=epochs)
 
-    def _clear(self) -> None:
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-            self._task = None
+    def _show(self, name: str, text: str) -> None:
+        with self._lock:
+            self._remove(name)
+            self._lines[name] = self._progress.add_task(text, total=None)
+
+    def _update(self, name: str, **changes: Any) -> None:
+        with self._lock:
+            if name in self._lines:
+                self._progress.update(self._lines[name], **changes)
+
+    def _remove(self, name: str) -> None:
+        with self._lock:
+            if name in self._lines:
+                self._progress.remove_task(self._lines.pop(name))
+
+
+def _line(name: str, text: str = "") -> str:
+    return f"{name:<{NAME_WIDTH}}  {text}"
 
 
 def print_summary(summary: RunSummary, seconds: float, advice: str) -> None:
@@ -127,11 +152,6 @@ def print_error(message: str) -> None:
     console.print(message, markup=False, soft_wrap=True)
 
 
-def print_traceback() -> None:
-    """The error that is being handled, with all there is to know."""
-    console.print_exception()
-
-
 class ConsoleHandler(RichHandler):
     """Log records beside the progress bar, in place of Prefect's own console handler.
 
@@ -142,12 +162,9 @@ class ConsoleHandler(RichHandler):
     def __init__(self, **_: Any) -> None:  # Prefect's handler takes a stream and styles
         super().__init__(console=console, show_path=False, markup=False)
 
-    def setFormatter(  # noqa: N802 - logging's name
-        self, fmt: logging.Formatter | None
-    ) -> None:
-        """Keep to the message: time and level have their own columns."""
-        del fmt
-        super().setFormatter(logging.Formatter("%(message)s"))
+    def format(self, record: logging.LogRecord) -> str:
+        """Only the message: time and level have columns of their own."""
+        return logging.Formatter().format(record)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a record."""

@@ -10,19 +10,21 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from tasks.server.own import (
-    OwnServer,
+from tasks.errors import PipelineError
+from tasks.server.configured import (
     is_configured,
     lost_server,
+    read_environment_again,
     ui_url,
     wait_for_configured_server,
-    without_heartbeats,
 )
+from tasks.server.own import OwnServer, without_heartbeats
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
-    from tasks.records import RunSummary
+    from tasks.records import RunSummary, StageRecord
     from tasks.settings import RunSettings
     from tasks.terminal.command_line import CommandLine
     from tasks.terminal.display import Display
@@ -35,6 +37,7 @@ ENDINGS = {
     signal.SIGTERM: "Terminated",
     signal.SIGHUP: "Hung up",
 }
+HOW_TO_SEE_MORE = "Run again with --log-level DEBUG for the traceback."
 KEPT = "What the finished stages and epochs computed is kept: run again to go on from there."
 DEFAULT_UI_URL = "http://127.0.0.1:4200"  # where `prefect server start` shows it
 
@@ -46,13 +49,13 @@ ENVIRONMENT = {
 }
 
 
+@dataclass
 class Session:
     """A run from a terminal, with its command line and its Prefect server."""
 
-    def __init__(self, command: CommandLine, server: OwnServer | None, started: float) -> None:
-        self.command = command
-        self.server = server
-        self.started = started
+    command: CommandLine
+    server: OwnServer | None
+    started: float
 
     @classmethod
     def begin(cls) -> Self:
@@ -63,54 +66,57 @@ class Session:
         started = time.perf_counter()
         gc.disable()  # imports make a million objects and no garbage; `_run` enables it again
         for number in ENDINGS:  # until `run` takes over: no traceback of an import
-            signal.signal(number, _quit)
+            signal.signal(number, lambda number, _: _leave(_ending(number), SIGNAL_EXIT + number))
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        arguments = sys.argv[1:]
-        asks_for_help = bool({"-h", "--help"} & set(arguments))
-        server = None if asks_for_help or is_configured() else OwnServer()
+        server = None
+        if not {"-h", "--help"} & set(sys.argv):
+            try:
+                server = None if is_configured() else OwnServer()
+            except PipelineError as error:
+                _leave(str(error), EXIT_FAILED)
         from tasks.terminal.command_line import parse
 
-        command = parse(arguments)
-        if server is not None:
-            os.environ["PREFECT_API_URL"] = server.url
-            for variable in ("NO_PROXY", "no_proxy"):  # our own server is on this machine
-                others = os.environ.get(variable)
-                os.environ[variable] = f"{others},127.0.0.1" if others else "127.0.0.1"
+        command = parse(sys.argv[1:])
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = command.log_level
         if command.log_level == "DEBUG":
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
+        if server is not None:
+            server.name_in_environment()
+        read_environment_again()
         return cls(command, server, started)
 
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
-        from tasks.errors import PipelineError
         from tasks.orchestration.signals import TerminationSignal, end_run
-        from tasks.terminal.display import Display, print_traceback
+        from tasks.terminal.display import Display, console, print_error, print_summary
 
-        display = Display()
+        display, status = Display(), EXIT_FAILED
         for number in ENDINGS:
             signal.signal(number, end_run)
         try:
             with display:
                 summary = self._run(flow, display)
-        except KeyboardInterrupt:
-            return self._fail(_ending(signal.SIGINT), display, SIGNAL_EXIT + signal.SIGINT)
-        except TerminationSignal as termination:
-            number = signal.Signals(termination.signal)
-            return self._fail(_ending(number), display, SIGNAL_EXIT + number)
+        except (KeyboardInterrupt, TerminationSignal) as end:
+            number = getattr(end, "signal", signal.SIGINT)
+            message, status = _ending(number), SIGNAL_EXIT + number
         except PipelineError as error:
-            return self._fail(str(error), display)
+            message = str(error)
         except Exception as error:  # noqa: BLE001 - one clear message, whatever it is
             if self.command.log_level == "DEBUG":
-                print_traceback()
-            if lost := lost_server(error):
-                return self._fail(str(lost), display)
-            message = f"Unexpected {type(error).__name__}: {error}"
-            hint = "Run again with --log-level DEBUG for the traceback."
-            return self._fail(f"{message}\n{hint}", display)
-        self._close(summary.model_copy(update={"stages": display.stages}))
-        return 0
+                console.print_exception()
+            unexpected = f"Unexpected {type(error).__name__}: {error}\n{HOW_TO_SEE_MORE}"
+            message = str(lost_server(error) or unexpected)
+        else:
+            summary = summary.model_copy(update={"stages": display.stages})
+            seconds = time.perf_counter() - self.started
+            print_summary(summary, seconds, self._how_to_watch(summary))
+            if self.command.json:
+                print(summary.model_dump_json())
+            return 0
+        print_error(message)
+        _print_json(message, display.stages)
+        return status
 
     def _run(self, flow: Callable[[RunSettings], RunSummary], display: Display) -> RunSummary:
         from tasks.orchestration.account import listening
@@ -136,36 +142,25 @@ class Session:
             display.waiting("Prefect's server records the run")
             return summary
 
-    def _close(self, summary: RunSummary) -> None:
-        from tasks.terminal.display import print_summary
-
-        print_summary(summary, time.perf_counter() - self.started, self._how_to_watch(summary))
-        if self.command.json:
-            print(summary.model_dump_json())
-
     def _how_to_watch(self, summary: RunSummary) -> str:
         path = f"runs/flow-run/{summary.flow_run_id}"
         if self.server is None:
             return f"{ui_url()}/{path}"
         return f"{DEFAULT_UI_URL}/{path} after `prefect server start`"
 
-    def _fail(self, message: str, display: Display, status: int = EXIT_FAILED) -> int:
-        from tasks.terminal.display import print_error
-
-        print_error(message)
-        if self.command.json:
-            stages = {name: record.model_dump() for name, record in display.stages.items()}
-            print(json.dumps({"error": message, "stages": stages}))
-        return status
-
 
 def _ending(number: int) -> str:
     return f"{ENDINGS[signal.Signals(number)]}. {KEPT}"
 
 
-def _quit(number: int, _frame: object) -> NoReturn:
-    """End at once while the program is still loading."""
-    sys.stderr.write(f"\nfailed {_ending(number)}\n")
+def _print_json(error: str, stages: dict[str, StageRecord]) -> None:
     if "--json" in sys.argv:
-        print(json.dumps({"error": _ending(number), "stages": {}}))
-    sys.exit(SIGNAL_EXIT + number)
+        records = {name: record.model_dump() for name, record in stages.items()}
+        print(json.dumps({"error": error, "stages": records}))
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    """End at once while the program is still loading."""
+    sys.stderr.write(f"\nfailed {message}\n")
+    _print_json(message, {})
+    sys.exit(status)

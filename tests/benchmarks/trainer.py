@@ -27,7 +27,7 @@ from prefect import flow, task
 from tasks.cache.blobs import Store
 from tasks.orchestration import progress as live
 from tasks.records import DatasetRef
-from tasks.server.own import wait_for_configured_server
+from tasks.server.configured import wait_for_configured_server
 from tasks.settings import RunSettings
 
 PROGRESS_ROUNDS = 3

@@ -220,7 +220,7 @@ def test_misspelt_option_is_refused_with_a_suggestion(
         ),
         (
             ["--log-level", "LOUD"],
-            "--log-level: invalid choice: 'LOUD'",
+            "--log-level: Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'. Received: 'LOUD'",
         ),
         (["--epochs"], "--epochs: expected one argument"),
         (["mnist"], "unrecognized arguments: mnist"),
@@ -287,7 +287,7 @@ def test_wrong_log_level_of_the_environment_is_refused(
 
     message = refused([], capsys)
 
-    assert "MNIST_LOG_LEVEL: choose from DEBUG, INFO, WARNING, ERROR" in message
+    assert "--log-level (from MNIST_LOG_LEVEL): Input should be 'DEBUG', 'INFO', " in message
 
 
 @pytest.fixture

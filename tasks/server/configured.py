@@ -1,0 +1,152 @@
+"""The Prefect server that the environment, a profile or a settings file names."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ServerError
+
+CHECK_TIMEOUT_SECONDS = 5.0
+# The settings that can hold the address, in upper case; the second is a JSON object.
+API_VARIABLES = {"PREFECT_API_URL", "PREFECT_API"}
+DOTENV_MENTION = re.compile(
+    r"^(?!\s*#).*\bPREFECT_(API|API_URL|PROFILES_PATH)\b", re.IGNORECASE | re.MULTILINE
+)
+DEFAULT_PROFILE = "ephemeral"  # which names no server
+
+
+def is_configured() -> bool:
+    """Whether a Prefect API is named in any of the places that Prefect reads.
+
+    Prefect itself decides. It is asked only when one of these places mentions an API at
+    all, or cannot be understood: importing it takes longer than everything else here.
+
+    Raises:
+        ServerError: Prefect cannot read its settings.
+    """
+    if "PREFECT_API_URL" in os.environ:  # before all other places, even when it is empty
+        return bool(os.environ["PREFECT_API_URL"])
+    try:
+        if not _is_mentioned():
+            return False
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # not what such a file should be like: Prefect will say so
+    try:
+        return bool(_url())
+    except Exception as error:
+        raise ServerError(
+            "Prefect must be able to read its settings.",
+            received=f"{type(error).__name__}: {error}",
+            advice="Fix the file or the variable that this names.",
+        ) from error
+
+
+def read_environment_again() -> None:
+    """Let Prefect, where it had to be asked, notice what the environment has been set to since."""
+    if "prefect.context" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_seconds: float) -> None:
+    """Return when the configured server answers.
+
+    Args:
+        on_waiting: told once what is waited for, if the first try finds no answer.
+        timeout_seconds: how long to try.
+
+    Raises:
+        ServerError: no answer in that time.
+    """
+    url, deadline, pause_seconds = _url(), time.monotonic() + timeout_seconds, 0.25
+    if not _health_problem(url):
+        return
+    on_waiting(f"waiting for the Prefect server at {url}")
+    while problem := _health_problem(url):
+        if time.monotonic() + pause_seconds > deadline:
+            raise ServerError(
+                "The configured Prefect server must answer.",
+                received=f"{problem}, for {timeout_seconds:.0f} s",
+                where=url,
+                advice="Start it with `prefect server start`, or unset PREFECT_API_URL "
+                "to let the run bring up its own.",
+            )
+        time.sleep(pause_seconds)
+        pause_seconds = min(2 * pause_seconds, 4.0)
+
+
+def lost_server(error: Exception) -> ServerError | None:
+    """What to say of an error that came up because the server went away; None for another."""
+    import httpx
+
+    if not isinstance(error, httpx.TransportError):
+        return None
+    return ServerError(
+        "The Prefect server must answer until the run has ended.",
+        received=f"{type(error).__name__}: {error}",
+        where=_url(),
+        advice="What the finished stages and epochs computed is kept: start the server again, "
+        "then the run, which goes on from there.",
+    )
+
+
+def ui_url() -> str:
+    """Where the configured server shows its UI."""
+    from prefect.settings import PREFECT_UI_URL
+
+    return str(PREFECT_UI_URL.value())
+
+
+def _url() -> str:
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value() or ""
+
+
+def _health_problem(url: str) -> str:
+    """Why the server does not answer; empty when it does. Without the retries of its client."""
+    import httpx
+
+    try:
+        httpx.get(f"{url}/health", timeout=CHECK_TIMEOUT_SECONDS)
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _is_mentioned() -> bool:
+    """Whether one of the places that Prefect reads may name an API."""
+    home = os.environ.get("PREFECT_HOME") or Path.home() / ".prefect"
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or Path(home, "profiles.toml"))
+    tables = _toml("prefect.toml"), _toml("pyproject.toml").get("tool", {}).get("prefect", {})
+    return (
+        not API_VARIABLES.isdisjoint(name.upper() for name in os.environ)
+        or DOTENV_MENTION.search(_text(".env")) is not None
+        or any("api" in table or "profiles_path" in table for table in tables)
+        or _profile_mentions_api(_toml(profiles))
+    )
+
+
+def _profile_mentions_api(profiles: dict[str, Any]) -> bool:
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active") or DEFAULT_PROFILE
+    settings = profiles.get("profiles", {}).get(active)
+    if settings is None:
+        return bool(active != DEFAULT_PROFILE)  # Prefect has profiles of its own
+    return not API_VARIABLES.isdisjoint(name.upper() for name in settings)
+
+
+def _toml(path: str | Path) -> dict[str, Any]:
+    return tomllib.loads(_text(path))
+
+
+def _text(path: str | Path) -> str:
+    path = Path(path)
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
