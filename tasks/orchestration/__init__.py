@@ -12,9 +12,9 @@ May import every room but the terminal; stages and flows import it. One cached c
  7. Otherwise the stage's own function runs. Its reason is the damage that was found, or what
     differs from the nearest earlier run: Completed, "epochs 12 → 6".
  8. The result is stored as an entry, unless code was edited meanwhile; the lock is released.
- 9. The account gets its line: state, seconds, reason. The terminal, the report and `--json` tell it.
-10. A stored file that turns out damaged when it is opened is set aside, and `run.healing` runs the
-    flow's body again: everything else comes from the cache.
+ 9. The account gets its line: state, seconds, reason; terminal, report and `--json` tell it.
+10. A stored file that turns out damaged when it is opened is set aside, and `run.healing` calls
+    the flow's body again: everything else comes from the cache.
 
     Cached     unchanged                       ← a task's state and message in Prefect's UI
     Completed  input: x_train changed
