@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from tasks.evaluate import evaluate
-from tasks.illustrate import illustrate
+from tasks.illustrate import illustrate, illustrate_data
 from tasks.load import load
 from tasks.orchestration.hooks import explain
 from tasks.orchestration.results import stored_run
@@ -54,16 +54,19 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         plan = settings.plan
         name = dataset_name(settings.dataset)
         rules = settings.rules(name)
-        with refusal_reported(settings, name, rules, store):
+        with refusal_reported(settings, plan, store):
             source = find_dataset(settings.dataset, downloads=store.root / "downloads")
             raw = load(source, store)
             checked = validate(raw, rules, store)
         ready = preprocess(raw, store, wait_for=[checked])
+        of_data = illustrate_data(raw, checked, ready, store)
         model = train(ready, plan, store)
         metrics = evaluate(model, plan.model, ready, store)
         suspects = suspect(ready, settings.screening, store) if settings.label_suspects else None
-        pictures = illustrate(raw, checked, ready, model, metrics, suspects, store)
-        return publish(settings, plan, raw, checked, model, metrics, suspects, pictures, store)
+        of_model = illustrate(model, metrics, suspects, raw, store)
+        return publish(
+            settings, plan, raw, checked, model, metrics, suspects, of_data, of_model, store
+        )
 
 
 if __name__ == "__main__":

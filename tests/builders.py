@@ -28,7 +28,8 @@ from tasks.settings import RunSettings
 from tasks.sources.catalogue import IDX_FILES
 
 Arrays = dict[str, np.ndarray]
-STAGES = ["load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]
+STAGES = ["load", "validate", "preprocess", "illustrate_data"]
+STAGES += ["train", "evaluate", "illustrate", "publish"]
 COUNTER = itertools.count()
 
 
