@@ -78,10 +78,10 @@ def publish(
         flow_run_name=report.run_name,
         stages=report.stages,
     )
-    append_run(settings.model_root, CompletedRun.of(summary, called, report.finished))
     tell_dropped_accuracy(raw.name, called, summary.accuracy, earlier)
     publish_evaluation(report)
     publish_validation(report)
+    append_run(settings.model_root, CompletedRun.of(summary, called, report.finished))
     get_run_logger().info("report: %s; model: %s", summary.report_path, summary.model_path)
     if summary.accuracy < settings.min_accuracy:
         raise AccuracyTooLowError(

@@ -3,20 +3,16 @@
     report.html()                    one page that stands alone: templates/report.html.j2
     report.markdown("evaluation")    for Prefect, likewise: templates/evaluation.md.j2
 
-Neither needs the network: pictures are data: URIs, the style is in the page.
+Neither needs the network: pictures are data: URIs, the style is in the page. What a report says
+stands once, in templates/sections.j2; how it is written, in templates/html.j2 and markdown.j2.
 """
 
 from __future__ import annotations
 
 import platform
-import re
-from base64 import b64encode
 from datetime import datetime
-from functools import cache
-from html import escape
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from tasks.records import (
     CheckResult,
@@ -30,9 +26,6 @@ from tasks.records import (
     ValidationReport,
 )
 from tasks.settings import RunSettings
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
 MOST_CONFUSIONS = 10
@@ -62,12 +55,15 @@ class Report(Record):
 
     def html(self) -> str:
         """The whole report as one page."""
-        return environment("html").get_template("report.html.j2").render(report=self)
+        from tasks.reporting.rendering import rendered
+
+        return rendered("html", "report.html.j2", report=self)
 
     def markdown(self, artifact: Literal["accuracy", "evaluation", "validation"]) -> str:
         """The part of it that an artifact shows: less than 300 KB."""
-        text = environment("markdown").get_template(f"{artifact}.md.j2").render(report=self)
-        return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]*\n[ \t]*", "\n", text)).strip() + "\n"
+        from tasks.reporting.rendering import rendered
+
+        return rendered("markdown", f"{artifact}.md.j2", report=self)
 
     @property
     def validation_summary(self) -> str:
@@ -110,37 +106,3 @@ class Report(Record):
         """The versions of Python and of LIBRARIES."""
         versions = [f"{name} {version(name)}" for name in LIBRARIES]
         return ", ".join([f"Python {platform.python_version()}", *versions])
-
-
-@cache
-def environment(form: Literal["html", "markdown"]) -> Environment:
-    """The templates, to be written as one form or the other; what they print is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=in_markdown if form == "markdown" else None,
-    )
-    made.globals["form"] = f"{form}.j2"
-    made.filters |= {"digits": "{:.4f}".format, "thousands": "{:,}".format, "uri": data_uri}
-    return made
-
-
-def in_markdown(value: Any) -> Any:
-    """Text that neither ends a line or a cell nor is taken for a tag; what is escaped stays."""
-    from markupsafe import Markup
-
-    if hasattr(value, "__html__"):
-        return value
-    text = re.sub(r"\s+", " ", escape(str(value), quote=False)).replace("|", "\\|")
-    return Markup(text)  # noqa: S704 - escaped just now
-
-
-def data_uri(picture: bytes | str, kind: str) -> str:
-    """A PNG or the text of an SVG as a URI."""
-    content = picture.encode() if isinstance(picture, str) else picture
-    return f"data:image/{kind};base64,{b64encode(content).decode()}"
