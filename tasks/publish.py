@@ -62,7 +62,8 @@ def publish(
     stored = of_data.stored_files() | of_model.stored_files()
     pictures = {name: store.require(ref).read_bytes() for name, ref in stored.items()}
     trained = {"model": model, "metrics": metrics, "suspects": suspects, "earlier": earlier}
-    report = _report(settings, plan, raw, checked, pictures, **trained)
+    asked = {"settings": settings, "plan": plan, "dataset": raw, "validation": checked}
+    report = _report(**asked, **trained, pictures=pictures)
     name = f"{raw.name}-{plan.model_name}-{model.weights_sha256[:12]}.keras"
     with _new_public_file(settings.model_root / name) as file:
         copyfile(store.require(model.keras_file), file.temporary)
@@ -104,34 +105,27 @@ def refusal_reported(settings: RunSettings, plan: TrainingPlan, store: Store) ->
 
             arrays = {name: store.open_array(getattr(error.dataset, name)) for name in ARRAY_NAMES}
             sheet = offender_sheet(error.report.checks, arrays)
-            pictures = {"sheet": sheet} if sheet else {}
-            report = _report(settings, plan, error.dataset, error.report, pictures)
+            report = _report(
+                settings=settings,
+                plan=plan,
+                dataset=error.dataset,
+                validation=error.report,
+                pictures={"sheet": sheet} if sheet else {},
+            )
             get_run_logger().info("report: %s", _write(report))
             tell_failed_validation(error.dataset.name, report.validation_summary)
             publish_validation(report)
         raise
 
 
-def _report(
-    settings: RunSettings,
-    plan: TrainingPlan,
-    raw: DatasetRef,
-    checked: ValidationReport,
-    pictures: dict[str, bytes],
-    **trained: Any,
-) -> Report:
+def _report(**shown: Any) -> Report:
     """The report of the run that is under way, its stages as they are by now."""
     return Report(
-        settings=settings,
-        plan=plan,
-        dataset=raw,
-        validation=checked,
-        pictures=pictures,
         stages=dict(current_ledger().stages),
         run_name=flow_run.name or "no-run",
         run_id=str(flow_run.id or ""),
         finished=datetime.now(UTC),
-        **trained,
+        **shown,
     )
 
 

@@ -240,9 +240,7 @@ def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str = "
 def offender_sheet(checks: Iterable[CheckResult], arrays: Mapping[str, np.ndarray]) -> bytes | None:
     """Up to 25 images that break a rule, some for each check; None if no failed check names any.
 
-    Args:
-        checks: the results; `x_train`, `y_test` and the like are their subjects.
-        arrays: images (image, row, column) uint8 and labels (image,), by name.
+    `arrays`: images (image, row, column) uint8 and labels (image,), by the checks' subjects.
     """
     shown = list(_offenders(checks))
     if not shown:
