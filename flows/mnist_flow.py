@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
-from tasks.illustrate import illustrate
+from tasks.illustrate import illustrate, illustrate_data
 from tasks.load import load
 from tasks.orchestration.hooks import explain
 from tasks.orchestration.run import healing, stored_run
@@ -52,20 +52,22 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
 
     Stages whose inputs and code are unchanged take their result from the cache.
     """
+    plan, rules = settings.plan, settings.rules(dataset_name(settings.dataset))
     with stored_run(settings) as store:
-        plan = settings.plan
-        name = dataset_name(settings.dataset)
-        rules = settings.rules(name)
-        source = fetch(settings.dataset, store)
-        with refusal_reported(settings, name, rules, store):
-            raw = load(source, store)
+        raw = load(fetch(settings.dataset, store), store)
+        preprocessing = preprocess.submit(raw, store)  # beside validation, training after both
+        with refusal_reported(settings, plan, store):
             checked = validate(raw, rules, store)
-        ready = preprocess(raw, store, wait_for=[checked])
-        model = train(ready, plan, store)
+        ready = preprocessing.result()
+        drawing = illustrate_data.submit(raw, checked, ready, store)  # beside training
+        model = train(ready, plan, store, wait_for=[checked])
         metrics = evaluate(model, plan.model, ready, store)
         suspects = suspect(ready, settings.screening, store) if settings.label_suspects else None
-        pictures = illustrate(raw, checked, ready, model, metrics, suspects, store)
-        return publish(settings, plan, raw, checked, model, metrics, suspects, pictures, store)
+        of_model = illustrate(model, metrics, suspects, raw, store)
+        of_data = drawing.result()
+        return publish(
+            settings, plan, raw, checked, model, metrics, suspects, of_data, of_model, store
+        )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,41 +25,49 @@ GALLERY = 20  # images: four rows of five
 
 
 @stage()
-def illustrate(
-    raw: DatasetRef,
-    checked: ValidationReport,
-    ready: DatasetRef,
-    model: ModelRef,
-    metrics: Metrics,
-    suspects: Suspects | None,
-    store: Store,
+def illustrate_data(
+    raw: DatasetRef, checked: ValidationReport, ready: DatasetRef, store: Store
 ) -> Pictures:
-    """Draw what the data looks like, how training went, and what the model gets wrong.
+    """Draw what the data looks like: `samples`, `balance`, `preprocessing`.
 
-    Reads images (image, row, column) uint8 and labels (image,) uint8 of `raw`, and one image
-    (pixel,) float32 of `ready`.
+    And `sheet`, if validation names images. Reads images (image, row, column) uint8 and labels
+    (image,) uint8 of `raw`, and one image (pixel,) float32 of `ready`.
     """
     from tasks.reporting import pictures
-    from tasks.reporting.offenders import offender_sheet
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
-    x_train, y_train, x_test, y_test = arrays.values()
-    mistakes = metrics.mistakes[:GALLERY]
-    classes = range(raw.classes)
-    rows = [np.flatnonzero(y_train == label)[:SAMPLES_PER_CLASS] for label in classes]
+    x_train, y_train, _, y_test = arrays.values()
+    rows = [np.flatnonzero(y_train == label)[:SAMPLES_PER_CLASS] for label in range(raw.classes)]
+    train, test = (np.bincount(labels, minlength=raw.classes) for labels in (y_train, y_test))
+    first = np.asarray(store.open_array(ready.x_train)[0])
     drawn = {
         "samples": pictures.samples([list(x_train[of_class]) for of_class in rows]),
-        "balance": pictures.balance(
-            np.bincount(y_train, minlength=raw.classes), np.bincount(y_test, minlength=raw.classes)
-        ),
-        "preprocessing": pictures.preprocessing(
-            np.asarray(x_train[0]), np.asarray(store.open_array(ready.x_train)[0])
-        ),
+        "balance": pictures.balance(train, test),
+        "preprocessing": pictures.preprocessing(np.asarray(x_train[0]), first),
+    }
+    if sheet := pictures.offender_sheet(checked.checks, arrays):
+        drawn["sheet"] = sheet
+    return _stored(drawn, store)
+
+
+@stage()
+def illustrate(
+    model: ModelRef, metrics: Metrics, suspects: Suspects | None, raw: DatasetRef, store: Store
+) -> Pictures:
+    """Draw how training went and what the model gets wrong.
+
+    `curves`, `confusion`, `reliability`, `mistakes`, and `suspects`, if they were looked for.
+    Reads images (image, row, column) uint8 of `raw`.
+    """
+    from tasks.reporting import pictures
+
+    mistakes = metrics.mistakes[:GALLERY]
+    drawn = {
         "curves": pictures.curves(model.history, metrics.accuracy_fraction),
         "confusion": pictures.confusion(np.array(metrics.confusion)),
         "reliability": pictures.reliability(metrics.reliability, metrics.calibration_error),
         "mistakes": pictures.gallery(
-            _images(x_test, mistakes),
+            _images(store.open_array(raw.x_test), mistakes),
             [f"{m.label} → {m.predicted}\n{m.confidence:.1%}" for m in mistakes],
             if_none=f"No mistakes on {metrics.images:,} test images.",
         ),
@@ -67,14 +75,16 @@ def illustrate(
     if suspects is not None:
         doubtful = suspects.found[:GALLERY]
         drawn["suspects"] = pictures.gallery(
-            _images(x_train, doubtful),
+            _images(store.open_array(raw.x_train), doubtful),
             [f"{s.label}, rather {s.suggested}\nno. {s.row}" for s in doubtful],
             if_none=f"No doubtful label among {suspects.images:,} training images.",
         )
-    if sheet := offender_sheet(checked.checks, arrays):
-        drawn["sheet"] = sheet
-    return Pictures(**{name: store.put_bytes(png, ".png") for name, png in drawn.items()})
+    return _stored(drawn, store)
 
 
 def _images(images: np.ndarray, chosen: Sequence[Mistake | Suspect]) -> list[np.ndarray]:
     return [np.asarray(images[each.row]) for each in chosen]
+
+
+def _stored(drawn: Mapping[str, bytes], store: Store) -> Pictures:
+    return Pictures(drawn={name: store.put_bytes(png, ".png") for name, png in drawn.items()})

@@ -1,4 +1,4 @@
-"""Publish: leave the record of a run, in Prefect and on disk."""
+"""Publish: keep the record of a run, in Prefect and on disk."""
 
 from __future__ import annotations
 
@@ -7,36 +7,32 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 from prefect import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.cache.blobs import NewFile, Store, errors_named, write_atomically
-from tasks.errors import AccuracyTooLowError, DatasetError, ValidationFailedError
+from tasks.cache.blobs import NewFile, Store, errors_named
+from tasks.errors import AccuracyTooLowError, ValidationFailedError
 from tasks.orchestration.account import Account
-from tasks.orchestration.artifacts import (
-    earlier_accuracies,
-    publish_accuracy,
-    publish_evaluation,
-    publish_per_class,
-    publish_validation,
-)
+from tasks.orchestration.artifacts import publish_evaluation, publish_validation
+from tasks.orchestration.events import tell_dropped_accuracy, tell_failed_validation
 from tasks.orchestration.stage import stage
 from tasks.records import (
     ARRAY_NAMES,
     DatasetRef,
     Metrics,
     ModelRef,
+    OwnModel,
     Pictures,
     RunSummary,
     Suspects,
     TrainingPlan,
     ValidationReport,
-    ValidationRules,
 )
-from tasks.reporting.report import RunReport, refusal_page
+from tasks.reporting.history import CompletedRun, append_run, earlier_accuracies
+from tasks.reporting.report import Report
 from tasks.settings import RunSettings
-from tasks.validation.checks import unread
 
 
 @stage(cached=False)
@@ -48,116 +44,110 @@ def publish(
     model: ModelRef,
     metrics: Metrics,
     suspects: Suspects | None,
-    pictures: Pictures,
+    of_data: Pictures,
+    of_model: Pictures,
     store: Store,
 ) -> RunSummary:
     """Record a run: Prefect artifacts, a report as one HTML file, the model by a readable name.
 
-    Never cached, so that every run leaves its record.
+    And a line in the history of accuracies. Never cached, so that every run has its record.
 
     Raises:
-        AccuracyTooLowError: the accuracy is below the settings' minimum; the record is
-            left all the same.
+        AccuracyTooLowError: the accuracy is below the settings' minimum; the record is still
+            written.
     """
-    report = RunReport(
-        settings=settings,
-        plan=plan,
-        dataset=raw,
-        validation=checked,
-        model=model,
-        metrics=metrics,
-        suspects=suspects,
-        pictures={
-            name: store.require(ref).read_bytes() for name, ref in pictures.stored_files().items()
-        },
-        earlier=earlier_accuracies(raw.name),
-        stages=Account(store, flow_run.id).stages(),
-        run_name=flow_run.name or "no-run",
-        run_id=str(flow_run.id or ""),
-        finished=datetime.now(UTC),
-    )
+    called = _called(plan)
+    earlier = earlier_accuracies(settings.model_root, raw.name, called)
+    stored = of_data.stored_files() | of_model.stored_files()
+    pictures = {name: store.require(ref).read_bytes() for name, ref in stored.items()}
+    trained = {"model": model, "metrics": metrics, "suspects": suspects, "earlier": earlier}
+    asked = {"settings": settings, "plan": plan, "dataset": raw, "validation": checked}
+    report = _report(store, **asked, **trained, pictures=pictures)
     name = f"{raw.name}-{plan.model_name}-{model.weights_sha256[:12]}.keras"
-    model_path = _export_model(settings.model_root / name, model, store)
-    report_path = _write_report(settings, report.html(), report.finished)
-    publish_accuracy(report)
-    publish_evaluation(report)
-    publish_per_class(report)
-    publish_validation(checked, raw.name, report.pictures.get("sheet"), [report.data()])
-    get_run_logger().info("report: %s; model: %s", report_path, model_path)
-    _require_accuracy(metrics, settings)
-    return RunSummary(
+    with _new_public_file(settings.model_root / name) as file:
+        copyfile(store.require(model.keras_file), file.temporary)
+    summary = RunSummary(
         dataset=raw.name,
         model=plan.model_name,
         accuracy=metrics.accuracy_fraction,
         loss=metrics.loss,
-        model_path=model_path,
+        model_path=settings.model_root / name,
         weights_sha256=model.weights_sha256,
-        report_path=report_path,
+        report_path=_write(report),
         flow_run_id=report.run_id,
         flow_run_name=report.run_name,
         stages=report.stages,
     )
-
-
-@contextmanager
-def refusal_reported(
-    settings: RunSettings, dataset: str, rules: ValidationRules, store: Store
-) -> Iterator[None]:
-    """Leave a report of a dataset that cannot be read, in Prefect, or fails, also on disk."""
-    try:
-        yield
-    except DatasetError as error:
-        publish_validation(unread(error, rules), dataset, sheet=None)
-        raise
-    except ValidationFailedError as error:
-        if error.report is not None and error.dataset is not None:
-            _report_refusal(settings, error.dataset, error.report, store)
-        raise
-
-
-def _report_refusal(
-    settings: RunSettings, raw: DatasetRef, report: ValidationReport, store: Store
-) -> None:
-    from tasks.reporting.offenders import offender_sheet
-
-    arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
-    sheet = offender_sheet(report.checks, arrays)
-    publish_validation(report, raw.name, sheet)
-    finished, stages, run = (
-        datetime.now(UTC),
-        Account(store, flow_run.id).stages(),
-        flow_run.name or "",
-    )
-    page = refusal_page(settings, raw.name, report, sheet, stages, run, finished)
-    get_run_logger().info("report: %s", _write_report(settings, page, finished))
-
-
-def _export_model(path: Path, model: ModelRef, store: Store) -> Path:
-    """Copy the model out of the cache, which may be cleared, to a name that says what it is."""
-    folder = path.parent
-    with errors_named(folder, option="--model-dir"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with NewFile(folder, option="--model-dir") as file:
-            copyfile(store.require(model.keras_file), file.temporary)
-            file.publish(path, mode=0o644)  # to be served by others, unlike the cache
-    return path
-
-
-def _write_report(settings: RunSettings, page: str, finished: datetime) -> Path:
-    folder = settings.model_root / "reports"
-    with errors_named(folder, option="--model-dir"):
-        folder.mkdir(parents=True, exist_ok=True)
-    run = f"{flow_run.name or 'no-run'}-{str(flow_run.id or '')[:8]}"
-    path = folder / f"{finished:%Y%m%dT%H%M%S}-{run}.html"
-    write_atomically(path, page.encode(), option="--model-dir")
-    return path
-
-
-def _require_accuracy(metrics: Metrics, settings: RunSettings) -> None:
-    if metrics.accuracy_fraction < settings.min_accuracy:
+    tell_dropped_accuracy(raw.name, called, summary.accuracy, earlier)
+    publish_evaluation(report)
+    publish_validation(report)
+    append_run(settings.model_root, CompletedRun.of(summary, called, report.finished))
+    get_run_logger().info("report: %s; model: %s", summary.report_path, summary.model_path)
+    if summary.accuracy < settings.min_accuracy:
         raise AccuracyTooLowError(
             f"The test accuracy must be at least {settings.min_accuracy:.4f}.",
-            received=f"{metrics.accuracy_fraction:.4f}",
+            received=f"{summary.accuracy:.4f}",
             where=f"{metrics.images} test images",
             advice="Train longer, choose another model, or lower --min-accuracy.",
         )
+    return summary
+
+
+@contextmanager
+def refusal_reported(settings: RunSettings, plan: TrainingPlan, store: Store) -> Iterator[None]:
+    """Report a dataset that fails its validation, in Prefect and on disk."""
+    try:
+        yield
+    except ValidationFailedError as error:
+        if error.dataset is not None and error.report is not None:
+            from tasks.reporting.pictures import offender_sheet
+
+            arrays = {name: store.open_array(getattr(error.dataset, name)) for name in ARRAY_NAMES}
+            sheet = offender_sheet(error.report.checks, arrays)
+            report = _report(
+                store,
+                settings=settings,
+                plan=plan,
+                dataset=error.dataset,
+                validation=error.report,
+                pictures={"sheet": sheet} if sheet else {},
+            )
+            get_run_logger().info("report: %s", _write(report))
+            tell_failed_validation(error.dataset.name, report.validation_summary)
+            publish_validation(report)
+        raise
+
+
+def _report(store: Store, **shown: Any) -> Report:
+    """The report of the run that is under way, its stages as they are by now."""
+    return Report(
+        stages=Account(store, flow_run.id).stages(),
+        run_name=flow_run.name or "no-run",
+        run_id=str(flow_run.id or ""),
+        finished=datetime.now(UTC),
+        **shown,
+    )
+
+
+def _called(plan: TrainingPlan) -> str:
+    """What a model is called in the history: one of the user's own also by its file."""
+    own = plan.model
+    return f"{own.path.name}:{own.name}" if isinstance(own, OwnModel) else own
+
+
+def _write(report: Report) -> Path:
+    name = f"{report.finished:%Y%m%dT%H%M%S}-{report.run_name}-{report.run_id[:8]}.html"
+    path = report.settings.model_root / "reports" / name
+    with _new_public_file(path) as file:
+        file.write(report.html().encode())
+    return path
+
+
+@contextmanager
+def _new_public_file(path: Path) -> Iterator[NewFile]:
+    """A new file in the model folder, to be read by others, unlike the cache."""
+    with errors_named(path.parent, option="--model-dir"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NewFile(path.parent, option="--model-dir") as file:
+            yield file
+            file.publish(path, mode=0o644)

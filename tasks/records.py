@@ -237,9 +237,8 @@ class EpochMetrics(Record):
 class ModelRef(Record):
     """A trained model.
 
-    `keras_file` is the digest of the saved file and only guards its integrity: two saves of one
-    model differ as files. The model's identity is `weights_sha256`, over its configuration
-    and weights.
+    `weights_sha256` is the model's identity, over its configuration and weights. `keras_file` is
+    the digest of the saved file and only guards its integrity: two saves differ by their date.
     """
 
     keras_file: BlobRef
@@ -248,8 +247,9 @@ class ModelRef(Record):
     history: tuple[EpochMetrics, ...]
 
     def content(self) -> dict[str, Any]:
-        """The model's identity: the same weights in another file are the same model."""
-        return {"sha256": self.weights_sha256}
+        """A digest over weights, parameters and history, for a report shows all three."""
+        counted = self.model_dump_json(exclude={"keras_file"})
+        return {"sha256": hashlib.sha256(counted.encode()).hexdigest()}
 
 
 class ClassMetrics(Record):
@@ -317,20 +317,13 @@ class Suspects(Findings):
 
 
 class Pictures(Record):
-    """The pictures of a run's report, each a stored PNG.
+    """Pictures of a run's report, each a stored PNG, by what they show."""
 
-    `sheet` shows the images that validation names, if it names any.
-    """
+    drawn: dict[str, BlobRef]
 
-    samples: BlobRef
-    balance: BlobRef
-    preprocessing: BlobRef
-    curves: BlobRef
-    confusion: BlobRef
-    reliability: BlobRef
-    mistakes: BlobRef
-    suspects: BlobRef | None = None
-    sheet: BlobRef | None = None
+    def stored_files(self) -> dict[str, BlobRef]:
+        """The pictures."""
+        return self.drawn
 
 
 class StageRecord(Record):

@@ -31,7 +31,8 @@ from tasks.settings import RunSettings
 from tasks.sources.idx import IDX_FILES
 
 Arrays = dict[str, np.ndarray]
-STAGES = ["fetch", "load", "validate", "preprocess", "train", "evaluate", "illustrate", "publish"]
+STAGES = ["fetch", "load", "validate", "preprocess", "illustrate_data"]
+STAGES += ["train", "evaluate", "illustrate", "publish"]
 # What they do in a run in which nothing has changed.
 UNCHANGED = dict.fromkeys(STAGES, "cached") | {"fetch": "computed", "publish": "computed"}
 COUNTER = itertools.count()
@@ -170,8 +171,8 @@ class Run:
 
     @property
     def computed(self) -> list[str]:
-        """The stages that computed, in order."""
-        return [name for name, record in self.heard.items() if record.state == "computed"]
+        """The stages that computed, in the flow's order."""
+        return [name for name in STAGES if self.heard[name].state == "computed"]
 
 
 class Heard(Listener):

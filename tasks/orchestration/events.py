@@ -9,7 +9,7 @@ VALIDATION_FAILED = "mnist.validation.failed"
 ACCURACY_DROPPED = "mnist.accuracy.dropped"
 
 # Below the best of the latest runs by more than this: a fraction, as accuracies are. Training
-# anew, with another seed, moves it by a tenth of that.
+# again with another seed moves it by a tenth of that.
 DROP = 0.01
 
 
@@ -18,12 +18,14 @@ def tell_failed_validation(dataset: str, message: str) -> None:
     _tell(VALIDATION_FAILED, dataset, {"dataset": dataset, "message": message})
 
 
-def tell_dropped_accuracy(dataset: str, accuracy: float, earlier: tuple[float, ...]) -> None:
-    """Say that a model is clearly worse than the best of the latest ones, if it is."""
+def tell_dropped_accuracy(
+    dataset: str, model: str, accuracy: float, earlier: tuple[float, ...]
+) -> None:
+    """Say that a model is clearly worse than its best of the latest runs, if it is."""
     best = max(earlier, default=0.0)
     if accuracy < best - DROP:
         figures = {"accuracy": round(accuracy, 4), "best": round(best, 4)}
-        _tell(ACCURACY_DROPPED, dataset, {"dataset": dataset, **figures})
+        _tell(ACCURACY_DROPPED, dataset, {"dataset": dataset, "model": model, **figures})
 
 
 def _tell(event: str, dataset: str, payload: dict[str, object]) -> None:

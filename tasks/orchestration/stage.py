@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from prefect import State, Task, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
-from prefect.futures import PrefectFuture
 from prefect.states import Completed
 
 from tasks.cache.blobs import Store
@@ -99,13 +98,7 @@ class Stage(Task[P, R]):
     if not TYPE_CHECKING:  # for a type checker, Task's own overloads hold
 
         def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
-            """Run the stage in the current flow run, as `Task.__call__` does.
-
-            A future among the arguments that failed raises its own error.
-            """
-            for given in (*args, *kwargs.values()):
-                if isinstance(given, PrefectFuture):
-                    given.result()
+            """Run the stage in the current flow run, as `Task.__call__` does."""
             state = super().__call__(*args, return_state=True, **kwargs)
             return state if return_state else state.result()
 

@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
+from itertools import chain, islice, zip_longest
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+from PIL import Image
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts and folders
-
-from matplotlib.axes import Axes  # noqa: E402 - after the line above
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
-from matplotlib.colors import LinearSegmentedColormap, LogNorm  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.image import AxesImage  # noqa: E402
-from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: E402
-from matplotlib.patches import Rectangle  # noqa: E402
-from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from tasks.records import ConfidenceBin, EpochMetrics  # noqa: E402
+from tasks.records import CheckResult, ConfidenceBin, EpochMetrics
 
 LIMIT_BYTES = 40_000  # six of them and their text fit into an artifact of 300 KB
 # Dots an inch and colours: the first that keep to the limit.
@@ -41,35 +40,66 @@ BLUE, VERMILION = "#0072b2", "#d55e00"
 CONFUSED = LinearSegmentedColormap.from_list(
     "confused", ["#fdece0", "#f4bd98", VERMILION, "#8a3600"]
 )
+DASHED = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3))}
+# The look that all panels share. Matplotlib's defaults are part of it: a picture's key does not
+# count the user's own style.
+STYLE: dict[Any, Any] = {
+    **{name: value for name, value in mpl.rcParamsDefault.items() if "backend" not in name},
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 9.5,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
+    "legend.edgecolor": "none",
+    "legend.fontsize": 9,
+    "legend.framealpha": 0.85,
+    "legend.labelcolor": INK,
+}
+for axis in ("xtick", "ytick"):
+    STYLE |= {f"{axis}.color": MUTED, f"{axis}.labelsize": 9}
+    STYLE |= {f"{axis}.major.size": 0, f"{axis}.minor.size": 0}
 MOST_ROWS, LEAST_COLUMNS = 20, 10  # of a sheet: a row is a class
 MOST_NUMBERED = 20  # classes whose counts are written into the confusion matrix
+MOST_MARKED = 60  # epochs that each get a dot
+MOST_OFFENDERS = 25
 THUMBNAIL_PIXELS = 40  # larger images are thinned out for a gallery
 COLUMNS = 5  # of a gallery
 CELL_HEIGHT, MARGIN = 1.34, 0.04  # of a gallery's cells, in their width
 
 Picture = UInt8[np.ndarray, "row column"]
 
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts
+
 
 def samples(by_class: Sequence[Sequence[Picture]]) -> bytes:
     """A row of images for each class; at most 20 classes."""
-    shown = [[_thumbnail(image) for image in images] for images in by_class[:MOST_ROWS]]
-    first = next(images[0] for images in shown if images)
-    height, width = first.shape[0] + 2, first.shape[1] + 2
-    columns = max(LEAST_COLUMNS, *map(len, shown), 1)
-    sheet = np.full((len(shown) * height, columns * width), 255, np.uint8)
-    for row, images in enumerate(shown):
-        for column, image in enumerate(images):
-            top, left = row * height + 1, column * width + 1
-            sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    shown = [
+        [np.pad(_thumbnail(image), 1, constant_values=255) for image in images]
+        for images in by_class[:MOST_ROWS]
+    ]
+    blank = np.full_like(next(images[0] for images in shown if images), 255)
+    height, width = blank.shape
+    columns = max(LEAST_COLUMNS, *map(len, shown))
+    sheet = np.block([images + [blank] * (columns - len(images)) for images in shown])
     side = 0.85 * WIDTH / columns * height / width
     figure = _figure(min(side * len(shown), 1.5 * WIDTH) + 0.5)
     axes = figure.add_subplot()
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.imshow(sheet, vmin=0, vmax=255)
     axes.set_yticks((np.arange(len(shown)) + 0.5) * height - 0.5, map(str, range(len(shown))))
     axes.set_xticks([])
     left_out = f" (the first {MOST_ROWS} of {len(by_class)})" if len(by_class) > MOST_ROWS else ""
-    axes.set_ylabel(f"class{left_out}", color=MUTED)
-    _plain(axes, "left", "bottom")
+    axes.set_ylabel(f"class{left_out}")
+    _frameless(axes)
     return _png(figure)
 
 
@@ -79,11 +109,9 @@ def balance(train: Int[np.ndarray, " class"], test: Int[np.ndarray, " class"]) -
     panels = figure.subplots(1, 2)
     for axes, counts, split in zip(panels, (train, test), ("training", "test"), strict=True):
         axes.bar(range(len(counts)), counts, color=BLUE, width=0.8)
-        axes.axhline(counts.mean(), color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_title(f"{counts.sum():,} {split} images")
-        axes.set_xlabel("class (dashed: the mean)")
+        axes.axhline(counts.mean(), **DASHED)
+        axes.set(title=f"{counts.sum():,} {split} images", xlabel="class (dashed: the mean)")
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        _plain(axes)
     return _png(figure)
 
 
@@ -92,28 +120,17 @@ def preprocessing(raw: Picture, ready: Float32[np.ndarray, " pixel"]) -> bytes:
     figure = _figure(2.9)
     panels = figure.add_gridspec(2, 2, width_ratios=[1, 2.1], height_ratios=[1, 1.5])
     left = figure.add_subplot(panels[:, 0])
-    image = left.imshow(raw, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     left.set_title(f"as loaded: {raw.shape} {raw.dtype}")
-    _scale(figure, image, left, [0, 128, 255])
+    _scale(figure, left.imshow(raw, vmin=0, vmax=255), left, [0, 128, 255])
     strip = figure.add_subplot(panels[0, 1])
-    image = strip.imshow(
-        ready[np.newaxis],
-        aspect="auto",
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        extent=(-0.5, len(ready) - 0.5, 0, 1),
-    )
-    strip.set_title(f"as trained: {ready.shape} {ready.dtype}")
+    extent = (-0.5, len(ready) - 0.5, 0, 1)
+    image = strip.imshow(ready[np.newaxis], aspect="auto", vmin=0, vmax=1, extent=extent)
     _scale(figure, image, strip, [0, 0.5, 1])
-    strip.set_yticks([])
+    strip.set(title=f"as trained: {ready.shape} {ready.dtype}", yticks=[])
     strip.tick_params(labelbottom=False)
     values = figure.add_subplot(panels[1, 1], sharex=strip)
     values.fill_between(range(len(ready)), ready, step="mid", color=BLUE, linewidth=0)
-    values.set_xlabel("pixel, row by row")
-    values.set_ylim(0, 1.02)
-    for axes in (left, strip, values):
-        _plain(axes)
+    values.set(xlabel="pixel, row by row", ylim=(0, 1.02))
     return _png(figure)
 
 
@@ -122,26 +139,18 @@ def curves(history: Sequence[EpochMetrics], test_accuracy_fraction: float) -> by
     figure = _figure(2.7)
     loss, accuracy = figure.subplots(1, 2)
     epochs = range(1, len(history) + 1)
-    style = {"color": BLUE, "linewidth": 1.8, "marker": "o" if len(history) <= 60 else ""}  # noqa: PLR2004
-    loss.plot(epochs, [epoch.loss for epoch in history], markersize=3.5, **style)
-    loss.set_title("training loss")
+    marker = "o" if len(history) <= MOST_MARKED else ""
+    style = {"color": BLUE, "linewidth": 1.8, "marker": marker, "markersize": 3.5}
+    loss.plot(epochs, [epoch.loss for epoch in history], **style)
     fractions = [epoch.accuracy_fraction for epoch in history]
-    accuracy.plot(epochs, fractions, markersize=3.5, label="training", **style)
-    accuracy.axhline(
-        test_accuracy_fraction,
-        color=VERMILION,
-        linewidth=1.4,
-        linestyle=(0, (4, 3)),
-        label=f"test, at the end: {test_accuracy_fraction:.4f}",
-    )
-    accuracy.set_title("accuracy")
-    accuracy.legend(framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
-    for axes in (loss, accuracy):
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0.5, len(history) + 0.5)
+    accuracy.plot(epochs, fractions, label="training", **style)
+    test = {"color": VERMILION, "label": f"test, at the end: {test_accuracy_fraction:.4f}"}
+    accuracy.axhline(test_accuracy_fraction, **{**DASHED, "linewidth": 1.4, **test})
+    accuracy.legend()
+    for axes, title in ((loss, "training loss"), (accuracy, "accuracy")):
+        axes.set(title=title, xlabel="epoch", xlim=(0.5, len(history) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        axes.grid(color=FAINT, linewidth=0.6)
-        _plain(axes)
+        axes.grid()
     return _png(figure)
 
 
@@ -150,33 +159,30 @@ def confusion(counts: Int[np.ndarray, "class predicted"]) -> bytes:
     classes = len(counts)
     right = np.eye(classes, dtype=bool)
     mistakes = np.ma.masked_where(right | (counts == 0), counts)
+    most = max(2, mistakes.max() if mistakes.count() else 0)
     figure = _figure(5.6)
     axes = figure.add_subplot()
     axes.imshow(np.ma.masked_where(~right, counts > 0), cmap="Blues", vmin=-4, vmax=8)
     if mistakes.count():
-        scale = LogNorm(1, max(2, mistakes.max()))
-        image = axes.imshow(mistakes, cmap=CONFUSED, norm=scale)
-        steps = [step * 10**power for power in range(9) for step in (1, 2, 5)]
-        _scale(figure, image, axes, [step for step in steps if step <= max(2, mistakes.max())])
+        image = axes.imshow(mistakes, cmap=CONFUSED, norm=LogNorm(1, most))
+        _scale(figure, image, axes, LogLocator(subs=(1, 2, 5)))
     if classes <= MOST_NUMBERED:
-        dark = max(2, mistakes.max() if mistakes.count() else 0) ** 0.7  # of the way, in logarithms
+        style: Any = {"ha": "center", "va": "center", "fontsize": min(9, 108 / classes)}
         for row, column in zip(*np.nonzero(counts), strict=True):
             count = counts[row, column]
-            colour = "white" if row != column and count > dark else INK
-            size = 9 if classes <= 12 else 6  # noqa: PLR2004 - what fits
-            axes.text(
-                column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size
-            )
-    axes.set_xlabel("predicted class (coloured: mistakes, on a logarithmic scale)")
-    axes.set_ylabel("true class")
+            dark = row != column and count > most**0.7  # of the way, in logarithms
+            axes.text(column, row, f"{count}", color="white" if dark else INK, **style)
     step = max(1, classes // MOST_NUMBERED)
-    axes.set_xticks(range(0, classes, step))
-    axes.set_yticks(range(0, classes, step))
+    axes.set(
+        xlabel="predicted class (coloured: mistakes, on a logarithmic scale)",
+        ylabel="true class",
+        xticks=range(0, classes, step),
+        yticks=range(0, classes, step),
+    )
     axes.set_xticks(np.arange(-0.5, classes), minor=True)
     axes.set_yticks(np.arange(-0.5, classes), minor=True)
-    axes.grid(which="minor", color=FAINT, linewidth=0.6 if step == 1 else 0.2)
-    axes.tick_params(which="minor", length=0)
-    _plain(axes, "left", "bottom")
+    axes.grid(which="minor", linewidth=0.6 if step == 1 else 0.2)
+    _frameless(axes)
     return _png(figure)
 
 
@@ -184,38 +190,26 @@ def reliability(bins: Sequence[ConfidenceBin], calibration_error: float) -> byte
     """Accuracy by confidence, and how many images have which confidence."""
     figure = _figure(4.6)
     above, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
-    width = 1 / len(bins)
     filled = [(number, each) for number, each in enumerate(bins) if each.images]
-    centres = [(number + 0.5) * width for number, _ in filled]
+    centres = [(number + 0.5) / len(bins) for number, _ in filled]
+    width = 0.94 / len(bins)
     accuracies = [each.accuracy_fraction for _, each in filled]
-    confidences = [each.confidence for _, each in filled]
-    above.bar(centres, accuracies, width * 0.94, color=BLUE, label="accuracy")
-    above.scatter(
-        confidences, confidences, 26, color=VERMILION, marker="D", zorder=3, label="mean confidence"
-    )
-    above.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
-    above.set_title(f"expected calibration error {calibration_error:.4f}")
-    above.set_ylim(0, 1.04)
-    above.legend(framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK, loc="upper left")
-    below.bar(centres, [each.images for _, each in filled], width * 0.94, color=MUTED)
-    below.set_yscale("log")
-    below.set_ylim(bottom=0.7)
+    above.bar(centres, accuracies, width, color=BLUE, label="accuracy")
+    means = [each.confidence for _, each in filled]
+    dots = {"color": VERMILION, "marker": "D", "zorder": 3}
+    above.scatter(means, means, 26, label="mean confidence", **dots)
+    above.plot([0, 1], [0, 1], label="calibrated", **DASHED)
+    above.set(title=f"expected calibration error {calibration_error:.4f}", ylim=(0, 1.04))
+    above.legend(loc="upper left")
+    below.bar(centres, [each.images for _, each in filled], width, color=MUTED)
+    below.set(yscale="log", ylim=(0.7, None), ylabel="images")
+    below.set(xlim=(0, 1), xlabel="probability of the predicted class")
     below.yaxis.set_major_formatter("{x:,.0f}")
-    below.set_ylabel("images")
-    below.set_xlabel("probability of the predicted class")
-    below.set_xlim(0, 1)
     below.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    for axes in (above, below):
-        _plain(axes)
     return _png(figure)
 
 
-def gallery(
-    images: Sequence[Picture],
-    captions: Sequence[str],
-    if_none: str = "",
-    limit_bytes: int = LIMIT_BYTES,
-) -> bytes:
+def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str = "") -> bytes:
     """Images with a caption of one or two lines each. `if_none` stands for none."""
     if not images:
         figure = _figure(1.0)
@@ -225,33 +219,57 @@ def gallery(
     cell = WIDTH / COLUMNS
     longest = max(len(line) for caption in captions for line in caption.splitlines())
     font_size = min(9.0, cell * POINTS / (CHARACTER_WIDTH * longest))
-    figure = Figure((WIDTH, cell * CELL_HEIGHT * rows))
+    figure = _figure(cell * CELL_HEIGHT * rows)
+    figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))  # one for all: each would cost more than its image
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(number, COLUMNS)
         height, width = (1 - 2 * MARGIN) * np.array(image.shape) / max(image.shape)
         left, bottom = column + (1 - width) / 2, CELL_HEIGHT * (rows - row - 1) + MARGIN
         area = (left, left + width, bottom, bottom + height)
-        axes.imshow(
-            _thumbnail(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=area
-        )
+        axes.imshow(_thumbnail(image), vmin=0, vmax=255, extent=area)
         frame = Rectangle((left, bottom), width, height, fill=False, color=FAINT, linewidth=0.5)
         axes.add_patch(frame)
         place = (column + 0.5, bottom + height + MARGIN)
         axes.text(*place, caption, ha="center", fontsize=font_size, color=INK)
     axes.set(xlim=(0, COLUMNS), ylim=(0, CELL_HEIGHT * rows))
     axes.set_axis_off()
-    return _png(figure, limit_bytes)
+    return _png(figure)
+
+
+def offender_sheet(checks: Iterable[CheckResult], arrays: Mapping[str, np.ndarray]) -> bytes | None:
+    """Up to 25 images that break a rule, some for each check; None if no failed check names any.
+
+    `arrays`: images (image, row, column) uint8 and labels (image,), by the checks' subjects.
+    """
+    shown = list(_offenders(checks))
+    if not shown:
+        return None
+    return gallery(
+        [np.asarray(arrays[f"x_{split}"][row]) for _, split, row in shown],
+        [f"{name}\n{split} {row}, label {arrays[f'y_{split}'][row]}" for name, split, row in shown],
+    )
+
+
+def _offenders(checks: Iterable[CheckResult]) -> Iterator[tuple[str, str, int]]:
+    """(check, split, row), by check; the checks take turns in who may name one more."""
+    named = [
+        [(number, check.name, check.subject.partition("_")[2], row) for row in check.rows]
+        for number, check in enumerate(checks)
+        if check.outcome == "failed"
+    ]
+    turns = (one for one in chain.from_iterable(zip_longest(*named)) if one)
+    return (offender[1:] for offender in sorted(islice(turns, MOST_OFFENDERS)))
 
 
 def _figure(height: float) -> Figure:
-    return Figure((WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    mpl.rcParams.update(STYLE)
+    return Figure((WIDTH, height))
 
 
-def _scale(figure: Figure, image: AxesImage, axes: Axes, ticks: Sequence[float | int]) -> None:
+def _scale(figure: Figure, image: AxesImage, axes: Axes, ticks: Any) -> None:
     bar = figure.colorbar(image, ax=axes, ticks=ticks, shrink=0.7, format="{x:g}")
     bar.ax.minorticks_off()
-    bar.ax.tick_params(colors=MUTED, labelsize=9, length=0)
     bar.outline.set_visible(False)
 
 
@@ -260,20 +278,11 @@ def _thumbnail(image: Picture) -> UInt8[np.ndarray, "fewer_rows fewer_columns"]:
     return image[::step, ::step]
 
 
-def _plain(axes: Axes, *also_hidden: str) -> None:
-    """The look that all panels share."""
-    for side in ("top", "right", *also_hidden):
-        axes.spines[side].set_visible(False)
-    for spine in axes.spines.values():
-        spine.set_color(FAINT)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
-    axes.set_axisbelow(True)
-    axes.title.set(fontsize=10, color=INK)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(fontsize=9.5, color=MUTED)
+def _frameless(axes: Axes) -> None:
+    axes.spines[["left", "bottom"]].set_visible(False)
 
 
-def _png(figure: Figure, limit_bytes: int = LIMIT_BYTES) -> bytes:
+def _png(figure: Figure) -> bytes:
     """As many dots an inch, and colours, as the limit leaves room for."""
     canvas = FigureCanvasAgg(figure)
     for dpi, colours in QUALITIES:
@@ -283,6 +292,6 @@ def _png(figure: Figure, limit_bytes: int = LIMIT_BYTES) -> bytes:
         few = Image.fromarray(drawn).quantize(colours, dither=Image.Dither.NONE)
         content = BytesIO()
         few.save(content, "png", optimize=True)
-        if content.tell() <= limit_bytes:
+        if content.tell() <= LIMIT_BYTES:
             break
     return content.getvalue()

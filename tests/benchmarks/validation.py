@@ -17,7 +17,7 @@ import numpy as np
 from tasks.cache.blobs import Store
 from tasks.load import count_classes
 from tasks.records import DatasetRef
-from tasks.reporting.offenders import offender_sheet
+from tasks.reporting.pictures import offender_sheet
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import EMBEDDED_MNIST
 from tasks.validation.quality import examine

@@ -94,15 +94,7 @@ RESULTS = [
         probabilities=ARRAY,
     ),
     Suspects(found=(Suspect(row=4, label=0, suggested=1, quality=1e-7),), images=6),
-    Pictures(
-        **dict.fromkeys(
-            (
-                *("samples", "balance", "preprocessing", "curves"),
-                *("confusion", "reliability", "mistakes"),
-            ),
-            PICTURE,
-        )
-    ),
+    Pictures(drawn={"samples": PICTURE, "balance": PICTURE}),
 ]
 
 

@@ -187,14 +187,6 @@ def test_error_of_a_stage_is_its_own_and_its_account_says_so(settings: RunSettin
     assert account == dict.fromkeys(["fail", "fail 2"], ("failed", "see the error"))
 
 
-def test_future_that_failed_raises_its_own_error_where_it_is_needed(settings: RunSettings) -> None:
-    def body(store: Store) -> None:
-        with pytest.raises(ValueError, match="as it should"):
-            double(fail.submit(store), store)
-
-    run(body, settings)
-
-
 def test_account_goes_with_its_run(settings: RunSettings) -> None:
     run(lambda store: halve(8.0, store), settings)
 

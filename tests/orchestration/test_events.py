@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,7 @@ from prefect.states import Crashed, Failed, State
 
 from tasks.errors import ValidationFailedError
 from tasks.orchestration import events, hooks
+from tasks.reporting.history import CompletedRun, append_run
 from tasks.settings import RunSettings
 
 Told = list[dict[str, Any]]
@@ -39,6 +41,23 @@ def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "_deployed", lambda: True)
 
 
+def note_runs(settings: RunSettings, **accuracies: float) -> None:
+    """Let a run of each of these models have completed before."""
+    settings.model_root.mkdir()
+    for model, accuracy in accuracies.items():
+        earlier = CompletedRun(
+            dataset="stripes",
+            model=model,
+            accuracy=accuracy,
+            loss=0.1,
+            weights_sha256=64 * "a",
+            finished=datetime(2026, 11, 24, tzinfo=UTC),
+            run_name="earlier",
+            run_id="",
+        )
+        append_run(settings.model_root, earlier)
+
+
 @pytest.mark.usefixtures("prefect_server", "deployed")
 class TestInARun:
     """With the flow around it."""
@@ -56,18 +75,24 @@ class TestInARun:
         assert event["payload"]["dataset"] == "stripes"
         assert "2 errors" in event["payload"]["message"]
 
-    def test_drop_below_the_best_is_told(
-        self, settings: RunSettings, told: Told, monkeypatch: pytest.MonkeyPatch
+    def test_drop_below_the_best_of_the_model_is_told(
+        self, after_a_run: RunSettings, told: Told
     ) -> None:
-        def better_before(_: str) -> tuple[float, ...]:
-            return (0.5, 2.0, 0.5)
-
-        monkeypatch.setattr("tasks.publish.earlier_accuracies", better_before)
-        summary = run_flow(settings).summary
+        note_runs(after_a_run, mlp=1.0, cnn=0.5)
+        barely_trained = {"epochs": 1, "learning_rate": 1e-6}
+        summary = run_flow(after_a_run.model_copy(update=barely_trained)).summary
         (event,) = told
         assert event["event"] == "mnist.accuracy.dropped"
-        expected = {"dataset": "stripes", "accuracy": round(summary.accuracy, 4), "best": 2.0}
-        assert event["payload"] == expected
+        figures = {"accuracy": round(summary.accuracy, 4), "best": 1.0}
+        assert event["payload"] == {"dataset": "stripes", "model": "mlp", **figures}
+
+    def test_better_run_of_another_model_is_no_drop(
+        self, after_a_run: RunSettings, told: Told
+    ) -> None:
+        note_runs(after_a_run, cnn=1.0)
+        barely_trained = {"epochs": 1, "learning_rate": 1e-6}
+        assert run_flow(after_a_run.model_copy(update=barely_trained)).summary.accuracy < 0.9
+        assert told == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +110,7 @@ def test_drop_is_more_than_a_percentage_point_below_the_best(
 ) -> None:
     sent: list[object] = []
     monkeypatch.setattr(events, "_tell", lambda *event: sent.append(event))
-    events.tell_dropped_accuracy("mnist", accuracy, earlier)
+    events.tell_dropped_accuracy("mnist", "mlp", accuracy, earlier)
     assert len(sent) == int(dropped)
 
 

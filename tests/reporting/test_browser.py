@@ -175,8 +175,8 @@ def test_accuracy_is_shown_against_the_earlier_run(seen: Seen, page: Page, gener
     open_artifact(page, seen.url, "stripes-accuracy", generation)
 
     expect(page.get_by_role("heading", name=f"stripes: accuracy {seen.accuracy}")).to_be_visible()
-    change = seen.summary["accuracy"] - float(f"{seen.first['accuracy']:.4f}")
-    caption = f"This run after 1 earlier on stripes: {change:+.4f}"
+    change = seen.summary["accuracy"] - seen.first["accuracy"]
+    caption = f"This run after 1 earlier of mlp on stripes: {change:+.4f}"
     expect(page.get_by_text(caption, exact=True)).to_be_visible()
     assert [640] == picture_widths(page, 1)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 
+import matplotlib as mpl
 import numpy as np
 import pytest
+from builders import tiny_arrays
 from PIL import Image
 
-from tasks.records import ConfidenceBin, EpochMetrics
+from tasks.records import CheckResult, ConfidenceBin, EpochMetrics
 from tasks.reporting import pictures
 
 EMPTY = ConfidenceBin(confidence=0.0, accuracy_fraction=0.0, images=0)
@@ -83,6 +85,15 @@ def test_same_numbers_give_the_same_picture() -> None:
     assert pictures.confusion(confused(3)) == pictures.confusion(confused(3))
 
 
+def test_picture_does_not_depend_on_the_user_s_own_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache key could not count it."""
+    usual = pictures.curves(history(3), 0.9)
+    monkeypatch.setitem(mpl.rcParams, "figure.facecolor", "black")
+    monkeypatch.setitem(mpl.rcParams, "font.size", 20.0)
+
+    assert usual == pictures.curves(history(3), 0.9)
+
+
 def test_picture_is_a_white_card() -> None:
     with Image.open(BytesIO(pictures.curves(history(3), 0.9))) as image:
         assert (255, 255, 255) == image.convert("RGB").getpixel((0, 0))
@@ -98,3 +109,58 @@ def test_samples_show_the_images_as_they_are() -> None:
 
     assert black_part(blank) > 0.02
     assert black_part(inked) == 0
+
+
+# --- the sheet -------------------------------------------------------------------------------
+
+
+def broken(subject: str, rows: range, outcome: str = "failed") -> CheckResult:
+    return CheckResult.model_validate(
+        {
+            "tier": "rows",
+            "name": "duplicates",
+            "subject": subject,
+            "rule": "any",
+            "severity": "warning",
+            "outcome": outcome,
+            "rows": tuple(rows),
+        }
+    )
+
+
+def test_sheet_is_drawn_only_of_rows_that_failed() -> None:
+    checks = [broken("x_train", range(0)), broken("x_train", range(3), "passed")]
+
+    assert pictures.offender_sheet(checks, tiny_arrays()) is None
+
+
+def test_sheet_shows_at_most_25_images() -> None:
+    def height(rows: int) -> int:
+        sheet = pictures.offender_sheet(
+            [broken("x_train", range(rows)), broken("y_test", range(rows))], tiny_arrays(60, 60)
+        )
+        assert sheet is not None
+        return Image.open(BytesIO(sheet)).height
+
+    assert height(3) < height(6) < height(15) == height(60)
+
+
+def test_sheet_of_noise_fits_an_artifact() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (25, 300, 300), np.uint8)
+    arrays = {"x_train": noise, "y_train": np.arange(25, dtype=np.uint8)}
+
+    sheet = pictures.offender_sheet([broken("x_train", range(25))], arrays)
+
+    assert sheet is not None
+    assert len(sheet) <= pictures.LIMIT_BYTES
+
+
+def test_sheet_shows_images_of_one_check_together() -> None:
+    """Each check gets its turn, so that none is left out."""
+    checks = [broken("x_train", range(30)), broken("y_test", range(2))]
+
+    shown = list(pictures._offenders(checks))
+
+    assert 25 == len(shown)
+    assert [("duplicates", "test", 0), ("duplicates", "test", 1)] == shown[-2:]
+    assert [("duplicates", "train", row) for row in range(23)] == shown[:-2]

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from builders import Arrays, place_idx, plant_defects, run_flow, store_dataset, tiny_arrays
-from PIL import Image
-from prefect.client.orchestration import get_client
+from builders import Arrays, place_idx, plant_defects, store_dataset, tiny_arrays
 from prefect.exceptions import ParameterTypeError
 
 from flows.mnist_flow import mnist_flow
@@ -21,10 +18,7 @@ from tasks.cache.blobs import Store
 from tasks.cache.keys import Ingredients, content_of, what_changed
 from tasks.errors import DatasetError, ProfileError, ValidationFailedError
 from tasks.load import count_classes
-from tasks.orchestration import artifacts
-from tasks.records import CheckResult, Moments, Profile, ValidationReport, ValidationRules
-from tasks.reporting import offenders
-from tasks.reporting.offenders import LIMIT_BYTES, offender_sheet
+from tasks.records import CheckResult, Moments, Profile, ValidationRules
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import EMBEDDED_MNIST
 from tasks.terminal import profile_command
@@ -518,61 +512,6 @@ def test_our_profile_is_what_the_command_writes(tmp_path: Path) -> None:
     assert written.classes == pytest.approx(ours.classes)
 
 
-# --- the sheet -------------------------------------------------------------------------------
-
-
-def broken(subject: str, rows: range, outcome: str = "failed") -> CheckResult:
-    return CheckResult.model_validate(
-        {
-            "tier": "rows",
-            "name": "duplicates",
-            "subject": subject,
-            "rule": "any",
-            "severity": "warning",
-            "outcome": outcome,
-            "rows": tuple(rows),
-        }
-    )
-
-
-def test_sheet_is_drawn_only_of_rows_that_failed() -> None:
-    checks = [broken("x_train", range(0)), broken("x_train", range(3), "passed")]
-
-    assert offender_sheet(checks, tiny_arrays()) is None
-
-
-def test_sheet_shows_at_most_25_images() -> None:
-    def height(rows: int) -> int:
-        sheet = offender_sheet(
-            [broken("x_train", range(rows)), broken("y_test", range(rows))], tiny_arrays(60, 60)
-        )
-        assert sheet is not None
-        return Image.open(BytesIO(sheet)).height
-
-    assert height(3) < height(6) < height(15) == height(60)
-
-
-def test_sheet_of_noise_fits_an_artifact() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (25, 300, 300), np.uint8)
-    arrays = {"x_train": noise, "y_train": np.arange(25, dtype=np.uint8)}
-
-    sheet = offender_sheet([broken("x_train", range(25))], arrays)
-
-    assert sheet is not None
-    assert len(sheet) <= LIMIT_BYTES
-
-
-def test_sheet_shows_images_of_one_check_together() -> None:
-    """Each check gets its turn, so that none is left out."""
-    checks = [broken("x_train", range(30)), broken("y_test", range(2))]
-
-    shown = list(offenders._offenders(checks))
-
-    assert 25 == len(shown)
-    assert [("duplicates", "test", 0), ("duplicates", "test", 1)] == shown[-2:]
-    assert [("duplicates", "train", row) for row in range(23)] == shown[:-2]
-
-
 # --- the stage and the run -------------------------------------------------------------------
 
 
@@ -585,112 +524,6 @@ def test_stage_fails_with_the_rows_of_its_errors(store: Store) -> None:
 
     line = "x_train: no image occurs again in its split. Received: 1 of 30 images in rows 21.\n"
     assert line in str(caught.value)
-
-
-def validation_artifact(dataset: str) -> str:
-    """The newest validation of a dataset, as Prefect has it."""
-    chosen = {"key": {"any_": [f"{dataset}-validation"]}}
-    with get_client(sync_client=True) as client:
-        found = client.request(
-            "POST", "/artifacts/filter", json={"artifacts": chosen, "sort": "CREATED_DESC"}
-        ).json()
-    data: str = found[0]["data"]
-    return data
-
-
-def cells(markdown: str, check: str, subject: str) -> set[str]:
-    """What an artifact's tables say of one check."""
-    lines = [line for line in markdown.splitlines() if f"| {check} |" in line and subject in line]
-    return {cell.strip() for line in lines for cell in line.split("|")}
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_run_with_warnings_shows_the_images_that_they_name(
-    settings: RunSettings, digits: Arrays, tmp_path: Path
-) -> None:
-    digits["x_train"][[21, 24]] = digits["x_train"][18]
-    place_idx(tmp_path / "repeated", digits, zipped=True)
-
-    run_flow(settings.model_copy(update={"dataset": str(tmp_path / "repeated")}))
-
-    left = validation_artifact("repeated")
-    found = "no image occurs again in its split; found: 2 of 60 images"
-    assert {"failed", "warning", found, "21, 24"} < cells(left, "duplicates", "x_train")
-    picture = "](data:image/png;base64,"
-    assert 1 == left.count(f"![Images that break a rule, some for each check{picture}")
-    assert 4 == left.count(picture)
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_failed_validation_leaves_its_report_with_a_picture(
-    settings: RunSettings, digits: Arrays, tmp_path: Path
-) -> None:
-    digits["x_train"][[21, 24]] = digits["x_train"][18]
-    place_idx(tmp_path / "duplicated", digits, zipped=True)
-    chosen = {"dataset": str(tmp_path / "duplicated"), "severity": {"duplicates": "error"}}
-
-    with pytest.raises(ValidationFailedError):
-        run_flow(settings.model_copy(update=chosen))
-
-    left = validation_artifact("duplicated")
-    found = "no image occurs again in its split; found: 2 of 60 images"
-    assert {"failed", "error", found, "21, 24"} < cells(left, "duplicates", "x_train")
-    assert f"skipped: {EARLIER_FAILED}" in cells(left, "leakage", "x_test")
-    assert left.startswith("# Validation of duplicated: failed\n")
-    assert "](data:image/png;base64," in left
-    assert len(left) < 300_000
-    page = report_in(settings)
-    assert "<h1>Validation of duplicated: failed</h1>" in page
-    for text in (
-        f"{found}</td>",
-        "<td>21, 24</td>",
-        "<td>duplicates=error</td>",
-        "<td>validate</td>",
-    ):
-        assert text in page
-    assert 1 == page.count('<img src="data:image/png;base64,')
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_unreadable_dataset_leaves_a_report_that_says_so(
-    settings: RunSettings, digits: Arrays, tmp_path: Path
-) -> None:
-    digits["y_train"] = digits["y_train"][1:]
-    place_idx(tmp_path / "uneven", digits, zipped=True)
-
-    with pytest.raises(DatasetError, match="Image and label counts must match"):
-        run_flow(settings.model_copy(update={"dataset": str(tmp_path / "uneven")}))
-
-    left = validation_artifact("uneven")
-    found = cells(left, "integrity", "y_train")
-    assert "failed" in found
-    assert [cell for cell in found if "found: Image and label counts must match." in cell]
-    assert f"skipped: {EARLIER_FAILED}" in cells(left, "dtype", "x_train")
-    assert "| passed |" not in left
-
-
-def report_in(settings: RunSettings) -> str:
-    """The one HTML file that runs with these settings have left."""
-    (path,) = (settings.model_root / "reports").iterdir()
-    return path.read_text()
-
-
-def test_report_keeps_to_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever an error says, bars and line ends included."""
-    written: list[str] = []
-    monkeypatch.setattr(artifacts, "FlowRunContext", type("Run", (), {"get": lambda: "a run"}))
-    monkeypatch.setattr(
-        artifacts, "create_markdown_artifact", lambda text, **_: written.append(text)
-    )
-
-    artifacts.publish_validation(unread(DatasetError("a | b\nc"), NO_RULES), "tiny", None)
-
-    assert "| checksum and header agree with the bytes; found: a \\| b c |" in written[0]
-
-
-@pytest.mark.usefixtures("outside_a_run")
-def test_nothing_is_published_outside_a_run() -> None:
-    artifacts.publish_validation(ValidationReport(checks=()), "tiny", None)
 
 
 # --- MNIST -----------------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""How accurate the runs were: a line of JSON each, beside the models.
+
+    <model dir>/history.jsonl
+    {"dataset":"mnist","model":"mlp","accuracy":0.9751,"loss":0.0834,"weights_sha256":"3f1c…",
+     "finished":"2026-11-24T01:02:03Z","run_name":"mnist-mlp-12-epochs-seed-0","run_id":"b8a0…"}
+
+Lines are only ever appended, each in one write, so that runs at the same time lose none. What is
+not such a line is skipped: one torn by a full disk, or one of a later version.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from tasks.cache.blobs import errors_named
+from tasks.records import Record, RunSummary, Sha256
+
+NAME = "history.jsonl"
+LATEST = 30  # runs that a new one is compared with
+
+
+class CompletedRun(Record):
+    """What is kept of one run; its history is that of its dataset and its model."""
+
+    dataset: str
+    model: str
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    loss: float
+    weights_sha256: Sha256
+    finished: datetime
+    run_name: str
+    run_id: str
+
+    @classmethod
+    def of(cls, run: RunSummary, model: str, finished: datetime) -> CompletedRun:
+        """What is kept of a run whose model is called so in its history."""
+        return cls(
+            dataset=run.dataset,
+            model=model,
+            accuracy=run.accuracy,
+            loss=run.loss,
+            weights_sha256=run.weights_sha256,
+            finished=finished,
+            run_name=run.flow_run_name,
+            run_id=run.flow_run_id,
+        )
+
+
+def earlier_accuracies(folder: Path, dataset: str, model: str) -> tuple[float, ...]:
+    """The accuracies of the latest 30 runs of a model on a dataset, the oldest first."""
+    latest = islice(_newest_first(folder, dataset, model), LATEST)
+    return tuple(run.accuracy for run in latest)[::-1]
+
+
+def append_run(folder: Path, run: CompletedRun) -> None:
+    """Add a run to the history in an existing folder. Raises StoreError."""
+    path, line = folder / NAME, f"{run.model_dump_json()}\n".encode()
+    with errors_named(path, option="--model-dir"), path.open("ab+", buffering=0) as file:
+        size_bytes = file.tell()
+        if size_bytes == 0:
+            path.chmod(0o644)  # as the models, whatever the umask
+        elif os.pread(file.fileno(), 1, size_bytes - 1) != b"\n":
+            line = b"\n" + line  # after a torn one
+        if file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _newest_first(folder: Path, dataset: str, model: str) -> Iterator[CompletedRun]:
+    with suppress(OSError):
+        for line in reversed((folder / NAME).read_bytes().splitlines()):
+            with suppress(ValueError):
+                run = CompletedRun.model_validate_json(line)
+                if (run.dataset, run.model) == (dataset, model):
+                    yield run
