@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from tasks.cache.blobs import Store, errors_named, new_file, write_atomically
-from tasks.errors import AccuracyTooLowError, DatasetError, ValidationFailedError
+from tasks.errors import AccuracyTooLowError, ValidationFailedError
 from tasks.orchestration.artifacts import (
     earlier_accuracies,
     publish_accuracy,
@@ -37,7 +37,6 @@ from tasks.records import (
 )
 from tasks.reporting.report import RunReport, refusal_page
 from tasks.settings import RunSettings
-from tasks.validation.checks import unread
 
 
 @stage(cache_policy=NO_CACHE)
@@ -102,14 +101,14 @@ def publish(
 
 @contextmanager
 def refusal_reported(
-    settings: RunSettings, dataset: str, rules: ValidationRules, store: Store
+    settings: RunSettings,
+    dataset: str,  # noqa: ARG001
+    rules: ValidationRules,  # noqa: ARG001
+    store: Store,
 ) -> Iterator[None]:
-    """Leave a report of a dataset that cannot be read, in Prefect, or fails, also on disk."""
+    """Leave a report of a dataset that fails validation, in Prefect and on disk."""
     try:
         yield
-    except DatasetError as error:
-        publish_validation(unread(error, rules), dataset, sheet=None)
-        raise
     except ValidationFailedError as error:
         if error.report is not None and error.dataset is not None:
             _report_refusal(settings, error.dataset, error.report, store)
