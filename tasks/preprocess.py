@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float32, UInt8
 from prefect import get_run_logger
@@ -25,19 +28,20 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     Raises:
         ValidationFailedError: the result breaks its own contract.
     """
-    from tasks.validation.schema import check_arrays, ready_contracts, require_passed
+    from tasks.validation.contracts import ready_arrays
+    from tasks.validation.rules import check, require_passed
 
-    ready = raw.model_copy(
-        update={
-            name: (_store_images if name.startswith("x") else _store_labels)(raw, name, store)
-            for name in ARRAY_NAMES
-        }
-    )
-    arrays = {name: store.open_array(getattr(ready, name)) for name in ARRAY_NAMES}
-    report = ValidationReport(checks=check_arrays(arrays, ready_contracts(ready, arrays)))
-    require_passed(report, f"the preprocessed {raw.name}")
+    pixels, label_row = raw.height * raw.width, partial(one_hot, classes=raw.classes)
+    converted = {}
     for split in SPLITS:
-        get_run_logger().info("%s: %s %s", split, ready.x_train.dtype, arrays[f"x_{split}"].shape)
+        images, labels = (store.open_array(getattr(raw, f"{axis}_{split}")) for axis in "xy")
+        converted[f"x_{split}"] = _store(images, scale, pixels, store)
+        converted[f"y_{split}"] = _store(labels, label_row, raw.classes, store)
+        get_run_logger().info("%s: float32 %s", split, (len(images), pixels))
+    ready = raw.model_copy(update=converted)
+    arrays = {name: store.open_array(getattr(ready, name)) for name in ARRAY_NAMES}
+    checks = check("structure", ready_arrays(ready, arrays), arrays.__getitem__, {})
+    require_passed(ValidationReport(checks=checks), f"the preprocessed {raw.name}")
     return ready
 
 
@@ -55,12 +59,10 @@ def one_hot(
     return rows
 
 
-def _store_images(raw: DatasetRef, name: str, store: Store) -> ArrayRef:
-    images = store.open_array(getattr(raw, name))
-    count = max(1, CHUNK_BYTES // (4 * raw.height * raw.width))
-    pieces = (scale(images[start : start + count]) for start in range(0, len(images), count))
-    return store.put_rows(np.float32, (len(images), raw.height * raw.width), pieces)
-
-
-def _store_labels(raw: DatasetRef, name: str, store: Store) -> ArrayRef:
-    return store.put_array(one_hot(store.open_array(getattr(raw, name)), raw.classes))
+def _store(
+    values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray], columns: int, store: Store
+) -> ArrayRef:
+    """Convert by chunks: memory is needed for one of them, not for the split."""
+    step = max(1, CHUNK_BYTES // (4 * columns))
+    pieces = (convert(values[start : start + step]) for start in range(0, len(values), step))
+    return store.put_rows(np.float32, (len(values), columns), pieces)

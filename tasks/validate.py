@@ -18,11 +18,11 @@ def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> Validatio
         ValidationFailedError: with every failed check that is an error, not only the first,
             and the whole report.
     """
-    from tasks.validation.quality import examine
-    from tasks.validation.schema import require_passed
+    from tasks.validation.checks import examine
+    from tasks.validation.rules import require_passed
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
-    report = ValidationReport(checks=examine(raw, arrays, rules))
+    report = examine(raw, arrays, rules)
     try:
         require_passed(report, raw.name)
     except ValidationFailedError as error:

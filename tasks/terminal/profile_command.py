@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _profile(dataset: str) -> Profile:
-    from tasks.validation.measure import measure
-    from tasks.validation.quality import profile_of
+    from tasks.validation.measure import measure, profile_of
 
     source = find_dataset(dataset, downloads=RunSettings().cache_root / "downloads")
     streams = open_dataset(source)

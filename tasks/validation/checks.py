@@ -1,140 +1,160 @@
-"""The tiers of validation: which checks there are, and what became of each.
+"""The tiers of validation: files → structure → rows → splits → drift.
 
-files → structure → rows → splits → drift. A tier is only run if no error was found before
-it, and what was not run says so: it never reads as passed.
+A tier is only run if no error was found before it, and what was not run says so: it never reads
+as passed. Rows and splits are schemas of the table that `measure` makes of a split's images,
+drift is one of the split's profile, a table of one row.
+
+This module imports pandera: import it inside the stages that compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+import pandas as pd
+from pandera.pandas import DataFrameSchema
 
-from tasks.records import (
-    ARRAY_NAMES,
-    CheckName,
-    CheckResult,
-    ChosenSeverity,
-    Tier,
-    ValidationReport,
-    ValidationRules,
+from tasks.records import SPLITS, DatasetRef, Moments, Tier, ValidationReport, ValidationRules
+from tasks.validation.contracts import raw_arrays, stored_arrays
+from tasks.validation.measure import (
+    class_fractions,
+    effect_size,
+    measure,
+    profile_of,
+    stability_index,
 )
+from tasks.validation.rules import Arrays, Contracts, Rule, check
 
 EARLIER_FAILED = "an earlier tier failed"
-SWITCHED_OFF = "switched off"
 NO_PROFILE = "no profile: write one with mnist-profile"
-SHOWN_ROWS = 20
 
-IMAGES, LABELS = ("x_train", "x_test"), ("y_train", "y_test")
-EFFECT = "at most {max_effect:g} from the profile's"
-# By tier and name: what holds, and the arrays that it is asked of.
-PLAN: dict[Tier, dict[str, tuple[str, tuple[str, ...]]]] = {
-    "files": {"integrity": ("checksum and header agree with the bytes", ARRAY_NAMES)},
-    "structure": {
-        "dims": ("axes are those of its contract", ARRAY_NAMES),
-        "sizes": ("sizes are those of its contract", ARRAY_NAMES),
-        "dtype": ("dtype is uint8", ARRAY_NAMES),
-        "span": ("pixels span more than 0 and 1", IMAGES),
-        "classes": ("each class occurs", LABELS),
-    },
-    "rows": {
-        "constant-images": ("no image is blank or all of one value", IMAGES),
-        "duplicates": ("no image occurs again in its split", IMAGES),
-        "contradictions": ("equal images of a split have equal labels", LABELS),
-        "foreign-labels": ("labels are classes that both splits have", LABELS),
-    },
-    "splits": {
-        "leakage": ("no test image is among the training images", ("x_test",)),
-        "class-balance": (
-            "classes are as frequent as in training: PSI below {max_psi:g}",
-            LABELS[1:],
+Distance = float | list[float]  # one, or one of each class
+
+
+def examine(raw: DatasetRef, arrays: Arrays, rules: ValidationRules) -> ValidationReport:
+    """Run the tiers over a loaded dataset; those after a failed error check are skipped."""
+
+    @cache
+    def images(split: str) -> pd.DataFrame:
+        return measure(arrays[f"x_{split}"], arrays[f"y_{split}"])
+
+    @cache
+    def profile(split: str) -> pd.DataFrame:
+        return pd.DataFrame([dict(profile_of(split, images(split)))])
+
+    tiers: dict[Tier, tuple[Contracts, Callable[[str], Any]]] = {
+        "files": (stored_arrays(raw), arrays.__getitem__),
+        "structure": (raw_arrays(raw, arrays), arrays.__getitem__),
+        "rows": (single_images(raw.classes), lambda name: images(name[2:])),
+        "splits": (likeness_of_splits(images, rules.max_psi), lambda name: images(name[2:])),
+        "drift": (likeness_to_profile(rules), lambda name: profile(name[2:])),
+    }
+    report = ValidationReport(checks=())
+    for tier, (contracts, found) in tiers.items():
+        no_profile = NO_PROFILE if tier == "drift" and rules.profile is None else ""
+        skipped = EARLIER_FAILED if report.failed("error") else no_profile
+        results = check(tier, contracts, found, rules.severity, skipped)
+        report = ValidationReport(checks=report.checks + results)
+    return report
+
+
+def single_images(classes: int) -> Contracts:
+    """Images that are neither blank nor repeated, under labels that are classes and agree."""
+    images = [
+        Rule(
+            "constant-images",
+            "no image is blank or all of one value",
+            lambda images: images["darkest"] < images["brightest"],
         ),
-    },
-    "drift": {
-        "drift-brightness": (
-            "images' means: Cohen's d from the profile below {max_effect:g}",
-            IMAGES,
+        Rule(
+            "duplicates",
+            "no image occurs again in its split",
+            lambda images: ~images.duplicated("content"),
         ),
-        "drift-contrast": (
-            "images' spreads: Cohen's d from the profile below {max_effect:g}",
-            IMAGES,
+    ]
+    labels = [
+        Rule(
+            "contradictions",
+            "equal images of a split have equal labels",
+            lambda images: images.groupby("content", sort=False)["label"].transform("nunique") == 1,
         ),
-        "drift-pixels": (
-            "pixel values in ten bins: PSI from the profile below {max_psi:g}",
-            IMAGES,
+        Rule(
+            "foreign-labels",
+            "labels are classes that both splits have",
+            lambda images: images["label"] < classes,
+            lambda broken: f"labels {', '.join(map(str, np.unique(broken['label'])))}: ",
         ),
-        "drift-classes": ("frequency of classes: PSI from the profile below {max_psi:g}", LABELS),
-        "drift-ink": ("each class's ink: Cohen's d from the profile below {max_effect:g}", LABELS),
-    },
-}
+    ]
+    return _of_both_splits(images, labels)
 
 
-class Finding(NamedTuple):
-    """What a check found: whether it holds, else what was there instead, and in which images."""
-
-    holds: bool
-    received: str = ""
-    rows: tuple[int, ...] = ()
-    failing: int = 0
-
-
-def in_rows(offends: Bool[np.ndarray, " image"], what: str = "") -> Finding:
-    """The finding of a check of single images, from which of them break its rule."""
-    rows = np.flatnonzero(offends)
-    received = f"{what}{rows.size} of {offends.size} images"
-    return Finding(not rows.size, received, tuple(rows[:SHOWN_ROWS].tolist()), rows.size)
-
-
-def concluded(
-    tier: Tier, findings: Mapping[tuple[str, str], Finding], rules: ValidationRules
-) -> tuple[CheckResult, ...]:
-    """A tier's checks from what was found, by check and array."""
-    results = []
-    for check in skipped(tier, SWITCHED_OFF, rules):
-        found = findings[check.name, check.subject]
-        if _severity(check.tier, check.name, rules) == "off":
-            results.append(check)
-        elif found.holds:
-            results.append(check.model_copy(update={"outcome": "passed", "received": ""}))
-        else:
-            values = {**found._asdict(), "outcome": "failed"}
-            del values["holds"]
-            results.append(check.model_copy(update=values))
-    return tuple(results)
-
-
-def skipped(tier: Tier, reason: str, rules: ValidationRules) -> tuple[CheckResult, ...]:
-    """A tier's checks, none of them made."""
-    checks = []
-    for name, (rule, subjects) in PLAN[tier].items():
-        severity = _severity(tier, name, rules)
-        checks += [
-            CheckResult(
-                tier=tier,
-                name=name,
-                subject=subject,
-                rule=rule.format_map(dict(rules)),
-                severity="warning" if severity == "off" else severity,
-                outcome="skipped",
-                received=SWITCHED_OFF if severity == "off" else reason,
-            )
-            for subject in subjects
-        ]
-    return tuple(checks)
-
-
-def unread(error: Exception, rules: ValidationRules) -> ValidationReport:
-    """The report of a dataset that could not be loaded."""
-    failed = Finding(holds=False, received=str(error))
-    checks = concluded("files", {("integrity", name): failed for name in ARRAY_NAMES}, rules)
-    rest = [tier for tier in PLAN if tier != "files"]
-    return ValidationReport(
-        checks=checks + tuple(c for tier in rest for c in skipped(tier, EARLIER_FAILED, rules))
+def likeness_of_splits(images: Callable[[str], pd.DataFrame], max_psi: float) -> Contracts:
+    """Test images that training does not have, of classes as frequent as there."""
+    unseen = Rule(
+        "leakage",
+        "no test image is among the training images",
+        lambda test: ~test["content"].isin(images("train")["content"]),
     )
+    balance = _below(
+        max_psi,
+        "class-balance",
+        "classes are as frequent as in training: PSI",
+        lambda test: stability_index(class_fractions(test), class_fractions(images("train"))),
+    )
+    return {"x_test": DataFrameSchema(checks=unseen), "y_test": DataFrameSchema(checks=balance)}
 
 
-def _severity(tier: Tier, name: str, rules: ValidationRules) -> ChosenSeverity:
-    chosen = cast("CheckName", "drift" if tier == "drift" else name)
-    return rules.severity.get(chosen, "error")  # what is no setting is an error
+def likeness_to_profile(rules: ValidationRules) -> Contracts:
+    """Images and labels like those that the rules' profile was made of."""
+
+    def near(figure: str, what: str, distance: Callable[..., Distance], limit: float) -> Rule:
+        return _below(
+            limit,
+            f"drift-{figure}",
+            f"{what} from the profile",
+            lambda profile: distance(profile[figure][0], getattr(rules.profile, figure)),
+        )
+
+    def effects(found: tuple[Moments, ...], usual: tuple[Moments, ...]) -> list[float]:
+        return [effect_size(*pair) for pair in zip(found, usual, strict=False)]
+
+    psi, effect = rules.max_psi, rules.max_effect
+    images = [
+        near("brightness", "images' means: Cohen's d", effect_size, effect),
+        near("contrast", "images' spreads: Cohen's d", effect_size, effect),
+        near("pixels", "pixel values in ten bins: PSI", stability_index, psi),
+    ]
+    labels = [
+        near("classes", "frequency of classes: PSI", stability_index, psi),
+        near("ink", "each class's ink: Cohen's d", effects, effect),
+    ]
+    return _of_both_splits(images, labels)
+
+
+def _of_both_splits(images: list[Rule], labels: list[Rule]) -> Contracts:
+    contracts = {}
+    for split in SPLITS:
+        contracts[f"x_{split}"] = DataFrameSchema(checks=images)
+        contracts[f"y_{split}"] = DataFrameSchema(checks=labels)
+    return contracts
+
+
+def _below(
+    limit: float, name: str, text: str, distance: Callable[[pd.DataFrame], Distance]
+) -> Rule:
+    """A distance, or the largest of several by class, is small."""
+
+    def received(table: pd.DataFrame) -> str:
+        sizes = np.atleast_1d(distance(table))
+        worst = np.abs(sizes).argmax()
+        return f"{sizes[worst]:.2f}" + (f" for class {worst}" if len(sizes) > 1 else "")
+
+    return Rule(
+        name,
+        f"{text} below {limit:g}",
+        lambda table: bool((np.abs(distance(table)) < limit).all()),
+        received,
+    )

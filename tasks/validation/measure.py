@@ -1,4 +1,4 @@
-"""A table of images: one row of statistics for each, in one pass over the pixels.
+"""What images are like: each of them, all of them together, and how unlike others they are.
 
 This module imports pandas: import it inside the stages that compute.
 """
@@ -6,53 +6,97 @@ This module imports pandas: import it inside the stages that compute.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+import math
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
+
+from tasks.records import Moments, Profile
 
 CHUNK_BYTES = 1 << 17  # of pixels: what fits in a core's cache is read there several times
 DIGEST_BYTES = 16
 PIXEL_BINS = 10
 # The smallest value of each bin but the first: 26, 52, 77 …
 BIN_EDGES = tuple(-(-256 * number // PIXEL_BINS) for number in range(1, PIXEL_BINS))
-
-
-class Measured(NamedTuple):
-    """The images of a split, measured.
-
-    `table`: by image, `content` (SHA-256 of the pixels, the first 128 bits), `darkest`,
-    `brightest`, `mean`, `spread` (standard deviation) of its pixels 0 … 255, and `label`.
-    `pixels`: how many of all pixels are in each of ten equal bins.
-    """
-
-    table: pd.DataFrame
-    pixels: Int64[np.ndarray, " bin"]
+SMALLEST_FRACTION = 1e-4  # stands for none at all: the index has logarithms
 
 
 def measure(
     images: UInt8[np.ndarray, "image row column"], labels: UInt8[np.ndarray, " image"]
-) -> Measured:
-    """Measure images by chunks, so that a memory map of any size will do."""
-    pixels_per_image = images[0].size
+) -> pd.DataFrame:
+    """A table of images, measured by chunks, so that a memory map of any size will do.
+
+    By image: `content` (SHA-256 of the pixels, the first 128 bits), `darkest`, `brightest`,
+    `mean`, `spread` (standard deviation) of its pixels 0 … 255, and `label`. The table's
+    `attrs["pixels"]` are how many of all pixels are in each of ten equal bins.
+    """
+    size = images[0].size
+    darkest, brightest = np.empty((2, len(images)), np.uint8)
+    mean, square = np.empty((2, len(images)))
     content: list[bytes] = []
-    figures: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("darkest", "brightest", "mean", "spread")
-    }
     above = np.zeros(PIXEL_BINS - 1, np.int64)
-    count = max(1, CHUNK_BYTES // pixels_per_image)
-    for start in range(0, len(images), count):
-        chunk = np.ascontiguousarray(images[start : start + count]).reshape(-1, pixels_per_image)
+    step = max(1, CHUNK_BYTES // size)
+    for start in range(0, len(images), step):
+        rows = slice(start, start + step)
+        chunk = np.ascontiguousarray(images[rows]).reshape(-1, size)
+        wide = chunk.astype(np.float64)
         content += [hashlib.sha256(image.data).digest()[:DIGEST_BYTES] for image in chunk]
         above += [np.count_nonzero(chunk >= edge) for edge in BIN_EDGES]
-        mean = chunk.mean(axis=1)
-        wide = chunk.astype(np.float64)
-        square = np.einsum("ij,ij->i", wide, wide) / pixels_per_image
-        figures["darkest"].append(chunk.min(axis=1))
-        figures["brightest"].append(chunk.max(axis=1))
-        figures["mean"].append(mean)
-        figures["spread"].append(np.sqrt(np.maximum(square - mean**2, 0)))
-    columns = {name: np.concatenate(parts) for name, parts in figures.items()}
+        chunk.min(axis=1, out=darkest[rows])
+        chunk.max(axis=1, out=brightest[rows])
+        chunk.mean(axis=1, out=mean[rows])
+        np.einsum("ij,ij->i", wide, wide, out=square[rows])
+    spread = np.sqrt(np.maximum(square / size - mean**2, 0))
+    columns = {"darkest": darkest, "brightest": brightest, "mean": mean, "spread": spread}
     table = pd.DataFrame({"content": pd.Series(content, dtype=object), **columns, "label": labels})
-    return Measured(table, -np.diff([images.size, *above, 0]))
+    table.attrs["pixels"] = (-np.diff([images.size, *above, 0])).tolist()
+    return table
+
+
+def profile_of(name: str, table: pd.DataFrame) -> Profile:
+    """What these images are like. Labels are 0 … classes - 1, each at least once."""
+    pixels = np.array(table.attrs["pixels"])
+    return Profile(
+        name=name,
+        images=len(table),
+        brightness=_moments(table["mean"]),
+        contrast=_moments(table["spread"]),
+        pixels=tuple((pixels / pixels.sum()).tolist()),
+        classes=class_fractions(table),
+        ink=tuple(_moments(means) for _, means in table.groupby("label")["mean"]),
+    )
+
+
+def class_fractions(table: pd.DataFrame) -> tuple[float, ...]:
+    """How frequent each class is."""
+    return tuple((np.bincount(table["label"]) / len(table)).tolist())
+
+
+def stability_index(found: tuple[float, ...], usual: tuple[float, ...]) -> float:
+    """Population stability index of two distributions; 0.25 is a shift by convention.
+
+    Siddiqi, Credit Risk Scorecards (2006): the sum of (p - q) ln(p / q). Of distributions over
+    unequally many bins, the shorter one has nothing in the others.
+    """
+    p, q = np.full((2, max(len(found), len(usual))), SMALLEST_FRACTION)
+    p[: len(found)] = np.maximum(found, SMALLEST_FRACTION)
+    q[: len(usual)] = np.maximum(usual, SMALLEST_FRACTION)
+    return float(((p - q) * np.log(p / q)).sum())
+
+
+def effect_size(found: Moments, usual: Moments) -> float:
+    """Cohen's d: the difference of two means in standard deviations; 0.5 is medium by convention.
+
+    Cohen, Statistical Power Analysis for the Behavioral Sciences (1988), with the root mean
+    square of both standard deviations. Infinite if neither varies and they differ.
+    """
+    difference = found.mean - usual.mean
+    spread = np.hypot(found.spread, usual.spread) / np.sqrt(2)
+    if not spread:
+        return math.copysign(math.inf, difference) if difference else 0.0
+    return float(difference / spread)
+
+
+def _moments(values: pd.Series) -> Moments:
+    return Moments(mean=float(values.mean()), spread=float(values.std(ddof=0)))

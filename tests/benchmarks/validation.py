@@ -20,7 +20,7 @@ from tasks.records import DatasetRef
 from tasks.reporting.pictures import offender_sheet
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import EMBEDDED_MNIST
-from tasks.validation.quality import examine
+from tasks.validation.checks import examine
 
 ROUNDS = 3
 
@@ -49,7 +49,7 @@ def measured(arrays: dict[str, np.ndarray], store: Store) -> tuple[float, float]
     rules = RunSettings().rules("mnist")
 
     def examined() -> None:
-        offender_sheet(examine(raw, mapped, rules), mapped)
+        offender_sheet(examine(raw, mapped, rules).checks, mapped)
 
     seconds = []
     for _ in range(ROUNDS):

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import store_dataset, tiny_arrays, write_idx_folder
 
-import tasks.validation.quality  # noqa: F401 - what importing it takes is not counted
+import tasks.validation.checks  # noqa: F401 - what importing it takes is not counted
 from tasks.cache.blobs import Store
 from tasks.load import load
 from tasks.preprocess import preprocess
@@ -54,4 +55,14 @@ def test_validating_needs_memory_for_chunks(store: Store) -> None:
 
 def test_preprocessing_needs_memory_for_chunks(store: Store) -> None:
     raw = store_dataset(IMAGES, store)
+    assert peak_bytes(lambda: preprocess.fn(raw, store)) < ALLOWED_BYTES
+
+
+def test_one_hot_labels_need_memory_for_chunks(store: Store) -> None:
+    """40,000 labels of 250 classes are 38 MiB as float32."""
+    labels = (np.arange(40_000) % 250).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (40_000, 2, 2), np.uint8)
+    few = slice(250)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images[few], "y_test": labels[few]}
+    raw = store_dataset(arrays, store)
     assert peak_bytes(lambda: preprocess.fn(raw, store)) < ALLOWED_BYTES

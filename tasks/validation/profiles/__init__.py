@@ -22,19 +22,14 @@ def find_profile(chosen: str | None, dataset: str) -> Profile | None:
         ProfileError: the chosen profile is neither one of ours nor a file that holds one.
     """
     ours = {path.stem: path for path in FOLDER.glob("*.json")}
-    path = ours.get(chosen or dataset)
-    if path is None and chosen is not None:
-        path = Path(chosen).expanduser()
-    return _read(path) if path else None
-
-
-def _read(path: Path) -> Profile:
+    if chosen is None and dataset not in ours:
+        return None
+    path = ours.get(chosen or dataset) or Path(chosen or "").expanduser()
     try:
         return Profile.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ProfileError(
-            f"A profile is {', '.join(p.stem for p in FOLDER.glob('*.json'))}, or a JSON file "
-            "that mnist-profile wrote.",
+            f"A profile is {', '.join(ours)}, or a JSON file that mnist-profile wrote.",
             received=str(error).replace("\n", " "),
             where=f"--profile {path}",
             advice="Write it with mnist-profile DATASET OUTPUT.json.",

@@ -12,7 +12,8 @@ from tasks.cache.blobs import Store
 from tasks.errors import ValidationFailedError
 from tasks.preprocess import one_hot, scale
 from tasks.records import CheckResult, DatasetRef, ValidationReport
-from tasks.validation.schema import check_arrays, raw_contracts, ready_contracts, require_passed
+from tasks.validation.contracts import raw_arrays, ready_arrays, stored_arrays
+from tasks.validation.rules import check, require_passed
 
 Change = Callable[[np.ndarray], np.ndarray]
 Failure = tuple[str, str, str]  # subject, rule, received
@@ -29,7 +30,7 @@ def dataset(store: Store) -> DatasetRef:
     return store_dataset(tiny_arrays(), store)
 
 
-def ready_arrays() -> Arrays:
+def preprocessed() -> Arrays:
     """The tiny dataset as preprocessed."""
     return {
         name: scale(array) if name.startswith("x") else one_hot(array, classes=3)
@@ -38,11 +39,11 @@ def ready_arrays() -> Arrays:
 
 
 def check_raw(dataset: DatasetRef, arrays: Arrays) -> tuple[CheckResult, ...]:
-    return check_arrays(arrays, raw_contracts(dataset, arrays))
+    return check("structure", raw_arrays(dataset, arrays), arrays.__getitem__, {})
 
 
 def check_ready(dataset: DatasetRef, arrays: Arrays) -> tuple[CheckResult, ...]:
-    return check_arrays(arrays, ready_contracts(dataset, arrays))
+    return check("structure", ready_arrays(dataset, arrays), arrays.__getitem__, {})
 
 
 def failures(checks: tuple[CheckResult, ...]) -> list[Failure]:
@@ -74,7 +75,7 @@ def test_sound_dataset_passes_every_check_as_loaded(dataset: DatasetRef) -> None
 
 
 def test_sound_dataset_passes_every_check_as_preprocessed(dataset: DatasetRef) -> None:
-    checks = check_ready(dataset, ready_arrays())
+    checks = check_ready(dataset, preprocessed())
 
     assert [(check.subject, check.rule) for check in checks[:8]] == [
         ("x_train", "axes are (image, pixel)"),
@@ -181,14 +182,14 @@ def test_broken_rule_of_the_loaded_arrays_is_named(
 def test_broken_rule_of_the_preprocessed_arrays_is_named(
     dataset: DatasetRef, subject: str, change: Change, rule: str, received: str
 ) -> None:
-    arrays = ready_arrays()
+    arrays = preprocessed()
     arrays[subject] = change(arrays[subject])
 
     assert (subject, rule, received) in failures(check_ready(dataset, arrays))
 
 
 def test_pixels_that_were_scaled_twice_are_refused(dataset: DatasetRef) -> None:
-    arrays = ready_arrays()
+    arrays = preprocessed()
     arrays["x_train"] /= np.float32(255)
 
     (failure,) = failures(check_ready(dataset, arrays))
@@ -226,6 +227,39 @@ def test_every_failure_is_reported_not_only_the_first(dataset: DatasetRef) -> No
         ("x_train", SPAN, "0.0 … 1.0"),
         ("y_test", CLASSES, "no image of class 1, 2"),
     ]
+
+
+def test_empty_split_fails_and_says_its_shape(dataset: DatasetRef) -> None:
+    arrays = preprocessed()
+    arrays["x_test"] = arrays["x_test"][:0]
+
+    assert ("x_test", UNIT_RANGE, "shape (0, 20)") in failures(check_ready(dataset, arrays))
+
+
+def test_labels_without_a_class_axis_fail(dataset: DatasetRef) -> None:
+    arrays = preprocessed()
+    arrays["y_test"] = arrays["y_test"].argmax(axis=1).astype(np.float32)
+
+    assert ("y_test", "axes are (image, class)", "1 axes") in failures(check_ready(dataset, arrays))
+
+
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        (lambda x: x[1:], "uint8 (29, 4, 5)"),
+        (lambda x: x.astype(np.float32), "float32 (30, 4, 5)"),
+    ],
+    ids=["an image less", "another dtype"],
+)
+def test_array_unlike_its_record_is_not_intact(
+    dataset: DatasetRef, change: Change, received: str
+) -> None:
+    arrays = tiny_arrays()
+    arrays["x_train"] = change(arrays["x_train"])
+
+    checks = check("files", stored_arrays(dataset), arrays.__getitem__, {})
+
+    assert [("x_train", "checksum and header agree with the bytes", received)] == failures(checks)
 
 
 def test_memory_maps_are_checked_like_arrays(dataset: DatasetRef, store: Store) -> None:
@@ -278,5 +312,5 @@ def test_failures_are_listed_one_a_line_with_their_rows() -> None:
         "2 of 4 checks failed for digits:\n"
         "  x_train: dtype is uint8. Received: float32.\n"
         "  y_test: labels are known. Received: labels 9: 3 of 12 images in rows 2, 5, ….\n"
-        " Mend the dataset and run again; nothing was trained."
+        " Fix the dataset and run again; nothing was trained."
     )

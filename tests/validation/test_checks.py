@@ -11,29 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import Arrays, place_idx, plant_defects, store_dataset, tiny_arrays
+from pandera.config import ValidationDepth, config_context
 from prefect.exceptions import ParameterTypeError
 
 from flows.mnist_flow import mnist_flow
 from tasks.cache.blobs import Store
 from tasks.cache.keys import Ingredients, content_of, what_changed
-from tasks.errors import DatasetError, ProfileError, ValidationFailedError
+from tasks.errors import ProfileError, ValidationFailedError
 from tasks.load import count_classes
 from tasks.records import CheckResult, Moments, Profile, ValidationRules
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import EMBEDDED_MNIST
 from tasks.terminal import profile_command
 from tasks.validate import validate
-from tasks.validation.checks import (
-    EARLIER_FAILED,
-    NO_PROFILE,
-    PLAN,
-    SHOWN_ROWS,
-    SWITCHED_OFF,
-    unread,
-)
-from tasks.validation.measure import measure
+from tasks.validation.checks import EARLIER_FAILED, NO_PROFILE, examine
+from tasks.validation.measure import effect_size, measure, profile_of, stability_index
 from tasks.validation.profiles import FOLDER
-from tasks.validation.quality import effect_size, examine, profile_of, stability_index
+from tasks.validation.rules import SHOWN_ROWS, SWITCHED_OFF
 
 Results = dict[tuple[str, str], CheckResult]
 Examine = Callable[..., Results]
@@ -49,7 +43,7 @@ def examined(store: Store) -> Examine:
         raw = store_dataset(arrays, store)
         rules = RunSettings.model_validate(settings).rules(raw.name)
         mapped = {name: store.open_array(getattr(raw, name)) for name in arrays}
-        return {(check.name, check.subject): check for check in examine(raw, mapped, rules)}
+        return {(check.name, check.subject): check for check in examine(raw, mapped, rules).checks}
 
     return run
 
@@ -81,15 +75,39 @@ def test_sound_dataset_passes_every_tier_that_can_be_run(examined: Examine) -> N
     } == outcomes(examined(tiny_arrays()))
 
 
-def test_every_planned_check_has_a_result(examined: Examine) -> None:
-    planned = [
-        (name, subject)
-        for checks in PLAN.values()
-        for name, (_, subjects) in checks.items()
-        for subject in subjects
-    ]
+def test_skipped_checks_are_those_that_would_have_been_made(examined: Examine) -> None:
+    broken = tiny_arrays()
+    broken["y_test"] = broken["y_test"].astype(np.int64)
 
-    assert sorted(planned) == sorted(examined(tiny_arrays()))
+    def said(results: Results) -> list[tuple[str, str, str]]:
+        return [(check.name, check.subject, check.rule) for check in results.values()]
+
+    assert said(examined(tiny_arrays())) == said(examined(broken))
+
+
+def test_checks_are_made_although_pandera_is_switched_off(examined: Examine) -> None:
+    """As PANDERA_VALIDATION_ENABLED=false does."""
+    arrays = tiny_arrays()
+    arrays["y_test"][5] = 7
+
+    with config_context(validation_enabled=False):
+        results = examined(arrays)
+
+    assert {("foreign-labels", "y_test"): (5,)} == failed(results)
+
+
+@pytest.mark.parametrize("depth", ValidationDepth)
+def test_whole_checks_are_made_whatever_pandera_is_told(
+    examined: Examine, depth: ValidationDepth
+) -> None:
+    """As PANDERA_VALIDATION_DEPTH does."""
+    arrays = tiny_arrays()
+    arrays["x_test"] = np.zeros((12, 4, 5), np.float32)
+
+    with config_context(validation_depth=depth):
+        results = examined(arrays)
+
+    assert {("dtype", "x_test"), ("span", "x_test")} == failed(results).keys()
 
 
 def test_broken_structure_keeps_the_later_tiers_from_running(examined: Examine) -> None:
@@ -120,18 +138,6 @@ def test_warning_does_not_keep_the_later_tiers_from_running(examined: Examine) -
     arrays["x_train"][21] = arrays["x_train"][18]
 
     assert {("passed", "")} == outcomes(examined(arrays))["splits"]
-
-
-def test_unread_dataset_fails_its_files_and_skips_the_rest() -> None:
-    report = unread(DatasetError("Images have three axes."), NO_RULES)
-
-    assert [("failed", "Images have three axes.")] * 4 == [
-        (check.outcome, check.received) for check in report.checks if check.tier == "files"
-    ]
-    assert {("skipped", EARLIER_FAILED)} == {
-        (check.outcome, check.received) for check in report.checks if check.tier != "files"
-    }
-    assert list(PLAN) == list(dict.fromkeys(check.tier for check in report.checks))
 
 
 # --- rows ------------------------------------------------------------------------------------
@@ -265,7 +271,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 
 
 def test_statistics_are_those_of_each_image(noise: np.ndarray) -> None:
-    table = measure(noise, np.arange(7, dtype=np.uint8)).table
+    table = measure(noise, np.arange(7, dtype=np.uint8))
 
     for row, image in zip(table.itertuples(), noise, strict=True):
         assert (image.min(), image.max()) == (row.darkest, row.brightest)
@@ -276,7 +282,7 @@ def test_statistics_are_those_of_each_image(noise: np.ndarray) -> None:
 def test_pixels_are_counted_in_ten_equal_bins(noise: np.ndarray) -> None:
     expected, _ = np.histogram(noise, bins=10, range=(0, 256))
 
-    assert expected.tolist() == measure(noise, np.zeros(7, np.uint8)).pixels.tolist()
+    assert expected.tolist() == measure(noise, np.zeros(7, np.uint8)).attrs["pixels"]
 
 
 # --- drift -----------------------------------------------------------------------------------
@@ -512,7 +518,7 @@ def test_our_profile_is_what_the_command_writes(tmp_path: Path) -> None:
     assert written.classes == pytest.approx(ours.classes)
 
 
-# --- the stage and the run -------------------------------------------------------------------
+# --- the stage --------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("outside_a_run")

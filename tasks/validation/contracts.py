@@ -1,0 +1,104 @@
+"""The contracts of the four arrays: axes, sizes, dtype, and a rule on the values of each.
+
+Each rule is a reduction to one truth value: pandera walks an array's failing elements in
+Python, 30 s for MNIST. Only rules that can fail stand here: 0 … 255 on a uint8 would not. The
+schemas are nullable: their rules refuse NaN, and pandera would look for it in a copy of the array.
+
+This module imports pandera: import it inside the stages that compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from pandera.xarray import DataArraySchema
+
+from tasks.records import ARRAY_NAMES, SPLITS, DatasetRef
+from tasks.validation.rules import Arrays, Contracts, Rule
+
+Shape = tuple[dict[str, int], Rule]  # sizes of the axes after the first, and what the values are
+
+
+def stored_arrays(dataset: DatasetRef) -> Contracts:
+    """Arrays as their records say; `load` compared the bytes of the files with their checksums."""
+
+    def intact(name: str) -> Rule:
+        ref = getattr(dataset, name)
+        return _rule(
+            "integrity",
+            "checksum and header agree with the bytes",
+            lambda array: (array.dtype.name, array.shape) == (ref.dtype, ref.shape),
+            lambda array: f"{array.dtype} {array.shape}",
+        )
+
+    return {name: DataArraySchema(checks=[intact(name)], nullable=True) for name in ARRAY_NAMES}
+
+
+def raw_arrays(dataset: DatasetRef, arrays: Arrays) -> Contracts:
+    """Images (image, row, column) uint8 and labels (image,) uint8, as loaded.
+
+    As many images as labels; the same rows and columns in both splits; pixels that span
+    more than 0 and 1, so that they are not already scaled; every class in both splits.
+    """
+
+    def absent(labels: np.ndarray) -> list[int]:
+        return sorted(set(range(dataset.classes)) - set(np.unique(labels).tolist()))
+
+    span = _rule(
+        "span",
+        "pixels span more than 0 and 1 (0 = background … 255 = ink, not already scaled)",
+        lambda pixels: bool(pixels.min() < pixels.max() and pixels.max() > 1),
+        _range,
+    )
+    every_class = _rule(
+        "classes",
+        f"each of the classes 0 … {dataset.classes - 1} occurs",
+        lambda labels: not absent(labels),
+        lambda labels: f"no image of class {', '.join(map(str, absent(labels)))}",
+    )
+    pixels = {"row": dataset.height, "column": dataset.width}
+    return _contracts(arrays, "uint8", (pixels, span), ({}, every_class))
+
+
+def ready_arrays(dataset: DatasetRef, arrays: Arrays) -> Contracts:
+    """Images (image, pixel) float32 in [0, 1] and labels (image, class) float32 one-hot."""
+    unit_range = _rule(
+        "unit-range",
+        "pixels lie in [0, 1] and reach beyond 1/255",
+        lambda pixels: bool(pixels.min() >= 0 and 1 / 255 < pixels.max() <= 1),
+        _range,
+    )
+    one_hot = _rule(
+        "one-hot",
+        "each row is one 1 among zeros",
+        # A 1 in each row, and no more numbers but 0 than rows: needs no copy of the array.
+        lambda rows: bool((rows.max(axis=1) == 1).all() and np.count_nonzero(rows) == len(rows)),
+        lambda rows: f"row sums {_range(rows.sum(axis=-1))}, values {_range(rows)}",
+    )
+    pixels = {"pixel": dataset.height * dataset.width}
+    return _contracts(
+        arrays, "float32", (pixels, unit_range), ({"class": dataset.classes}, one_hot)
+    )
+
+
+def _contracts(arrays: Arrays, dtype: str, images: Shape, labels: Shape) -> Contracts:
+    contracts = {}
+    for split in SPLITS:
+        for axis, other, (sizes, rule) in (("x", "y", images), ("y", "x", labels)):
+            all_sizes: dict[str, int | None] = {"image": len(arrays[f"{other}_{split}"]), **sizes}
+            contracts[f"{axis}_{split}"] = DataArraySchema(
+                dtype=dtype, dims=tuple(all_sizes), sizes=all_sizes, checks=[rule], nullable=True
+            )
+    return contracts
+
+
+def _rule(
+    name: str, text: str, holds: Callable[[np.ndarray], bool], received: Callable[[np.ndarray], str]
+) -> Rule:
+    """A rule of an array's plain values: xarray's minimum would pass over NaN."""
+    return Rule(name, text, lambda a: holds(a.values), lambda a: received(a.values))
+
+
+def _range(values: np.ndarray | np.generic) -> str:
+    return f"{values.min()} … {values.max()}" if values.size else f"shape {values.shape}"
