@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 from operating import RUN_SECONDS, START_SECONDS, Operated, free_port, postgres
-from test_processes import comes_true, environment_in
+from programs import comes_true, environment_in
 
 from deployments import commands
-from deployments.commands import ROOT, SERVER_SETTINGS, WORKER_SETTINGS
+from deployments.commands import FOR_ALL, FOR_CLIENTS, FOR_SERVERS, ROOT
 from deployments.credentials import (
     AUTH,
     CLIENT_AUTH,
@@ -34,6 +35,7 @@ from deployments.credentials import (
     make_compose_secrets,
     open_stack,
     read_private,
+    read_variables,
     write_private,
 )
 
@@ -78,9 +80,13 @@ def secrets(env_file: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def services(secrets: dict[str, str]) -> dict[str, Any]:
-    """The services, the secrets in their places."""
+    """The services, the secrets in their places, with all that each is told."""
     filled = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda needed: secrets[needed[1]], TEXT)
-    return dict(yaml.safe_load(filled)["services"])
+    services: dict[str, Any] = yaml.safe_load(filled)["services"]
+    for service in services.values():
+        files = [read_variables(COMPOSE_FILE.parent / name) for name in service.get("env_file", [])]
+        service["environment"] = dict(ChainMap(service["environment"], *reversed(files)))
+    return services
 
 
 def test_needs_the_secrets_that_the_target_makes(secrets: dict[str, str]) -> None:
@@ -133,17 +139,17 @@ def test_is_reached_from_this_machine_only(services: dict[str, Any]) -> None:
     assert "127.0.0.1" in str(port)
 
 
-def test_server_is_told_what_every_server_is_told(services: dict[str, Any]) -> None:
-    told = services["server"]["environment"]
-    its_own = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"}  # Redis, for two processes
-    for name in set(SERVER_SETTINGS) - its_own:
-        assert told[name] == SERVER_SETTINGS[name]
-    assert told["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+@pytest.mark.parametrize("name", ["server", "services"])
+def test_server_is_told_what_every_server_is_told(services: dict[str, Any], name: str) -> None:
+    told = services[name]["environment"]
+    differs = {key for key, value in {**FOR_SERVERS, **FOR_ALL}.items() if told.get(key) != value}
+    assert differs == {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"}  # Redis, for two processes
 
 
-def test_worker_is_told_what_every_worker_is_told(services: dict[str, Any]) -> None:
-    told = services["worker"]["environment"]
-    assert WORKER_SETTINGS.items() <= told.items()
+@pytest.mark.parametrize("name", ["worker", "deploy"])
+def test_worker_is_told_what_every_worker_is_told(services: dict[str, Any], name: str) -> None:
+    told = services[name]["environment"]
+    assert {**FOR_CLIENTS, **FOR_ALL}.items() <= told.items()
     assert {DATABASE, *SECRETS} & set(told) == set()
 
 
