@@ -11,16 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from deployments import commands
+from deployments import commands, credentials
 from deployments.commands import ROOT, client_environment, server_environment
-from deployments.credentials import (
-    AUTH,
-    SERVER_FILE,
-    Stack,
-    make_compose_secrets,
-    open_stack,
-    stack_folder,
-)
+from deployments.credentials import Stack
 from tasks.errors import PipelineError
 
 
@@ -32,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen == "compose-secrets":
             return _compose_secrets()
-        return COMMANDS[chosen](open_stack(stack_folder()))
+        return COMMANDS[chosen](credentials.open_stack(credentials.stack_folder()))
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
         return 1
@@ -42,8 +35,8 @@ def _server(stack: Stack) -> int:
     print(f"API       {stack.api_url}")
     print(f"UI        {stack.ui_api_url.removesuffix('/api')}")
     print(f"database  {stack.database_kind}")
-    print(f"log in    with the value of {AUTH} in")
-    print(f"          {stack.folder / SERVER_FILE}")
+    print(f"log in    with the value of {credentials.AUTH} in")
+    print(f"          {stack.folder / credentials.SERVER_FILE}")
     return _become(commands.SERVER, server_environment(stack))
 
 
@@ -58,7 +51,7 @@ def _doctor(stack: Stack) -> int:
 
 def _compose_secrets() -> int:
     path = ROOT / "deployments" / ".env"
-    made = make_compose_secrets(path)
+    made = credentials.make_compose_secrets(path)
     print(f"{path} {'was made' if made else 'is there already'}, for your eyes only.")
     return 0
 

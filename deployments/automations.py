@@ -34,10 +34,8 @@ def automations(
 ) -> list[AutomationCore]:
     """All automations of the pipeline.
 
-    Args:
-        recovery: the deployment that starts a dead run again.
-        heartbeat_seconds: how often a run gives a sign of life.
-        notifications: the block that takes messages, if there is one.
+    They need the deployment that starts dead runs again, and the block that takes messages, if
+    there is one.
     """
     text = Template(FILE.read_text()).substitute(
         recovery=recovery,

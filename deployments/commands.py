@@ -1,6 +1,6 @@
 """The commands of the stack and what they are told: the server, its services, a worker.
 
-The compose file starts the same commands and reads the same files in `environment/`.
+The compose file reads the same files in `environment/`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deployments.credentials import (
-    CHOICES,
-    CLIENT_AUTH,
-    CLIENT_URL,
-    SECRETS,
-    UI_API_URL,
-    Stack,
-    read_variables,
-)
+from deployments.credentials import CHOICES, CLIENT, SECRETS, UI_API_URL, Stack, read_variables
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = ROOT / "deployments" / "environment"
@@ -26,9 +18,6 @@ PREFECT_FILE = "deployments/prefect.yaml"
 POOL = "mnist"
 
 SERVER = ("prefect", "server", "start")
-# For a server that leaves the services to a process of their own, as in the compose file.
-API_ONLY = (*SERVER, "--no-services")
-SERVICES = ("prefect", "server", "services", "start")
 DEPLOY = ("python", "-m", "deployments.deploy")
 WORKER = ("python", "-m", "deployments.worker")
 
@@ -64,6 +53,6 @@ def command(arguments: tuple[str, ...]) -> list[str]:
 def _own(environment: Mapping[str, str], stack: Stack) -> dict[str, str]:
     """The operator's environment without what the stack's files say."""
     profile = ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
-    decided = {CLIENT_URL, CLIENT_AUTH, *profile, *CHOICES, *SECRETS}
+    decided = {*CLIENT, *profile, *CHOICES, *SECRETS}
     kept = {name: value for name, value in environment.items() if name not in decided}
     return {**kept, "PREFECT_HOME": str(stack.folder)}

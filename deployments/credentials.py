@@ -45,6 +45,7 @@ ENCRYPTION_KEY = "PREFECT_SERVER_ENCRYPTION_KEY"
 CLIENT_URL = "PREFECT_API_URL"
 CLIENT_AUTH = "PREFECT_API_AUTH_STRING"
 
+CLIENT = (CLIENT_URL, CLIENT_AUTH)
 CHOICES = (HOST, PORT, UI_API_URL, DATABASE)
 SECRETS = (AUTH, ENCRYPTION_KEY)
 COMPOSE_PASSWORDS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
@@ -57,12 +58,7 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Stack:
-    """Where the stack lies, and what its server is told.
-
-    Args:
-        folder: of everything that belongs to the stack; 0700.
-        server: the variables of `server.env`.
-    """
+    """Where the stack lies, and what its server is told: the variables of `server.env`."""
 
     folder: Path
     server: Mapping[str, str]
@@ -100,13 +96,9 @@ def stack_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def open_stack(folder: Path, environment: Mapping[str, str] = os.environ) -> Stack:
-    """The stack in a folder; its files are made if there are none.
+    """The stack in a folder; its files are made if there are none. Raises PipelineError.
 
     Addresses and the database are taken from the environment on the first start only.
-
-    Raises:
-        PipelineError: a file is readable by others, a line of it is not NAME=VALUE, or a
-            variable that the server needs is not set.
     """
     path = folder / SERVER_FILE
     with _alone_in(folder):
@@ -129,8 +121,7 @@ def open_stack(folder: Path, environment: Mapping[str, str] = os.environ) -> Sta
 def make_compose_secrets(path: Path) -> bool:
     """Make the file that the compose file takes its secrets from; False if it is there.
 
-    Raises:
-        PipelineError: it is there, and others can read it.
+    Raises PipelineError if others can read it.
     """
     with _alone_in(path.parent):
         if path.exists():
@@ -158,16 +149,12 @@ def read_variables(path: Path) -> dict[str, str]:
     """The NAME=VALUE lines of a file. Raises PipelineError, without the line's text."""
     variables = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
         name, equals, value = line.partition("=")
-        if not equals or not name.isidentifier():
-            raise PipelineError(
-                "A line must be NAME=VALUE.",
-                where=f"line {number} of {path}",
-                advice="Fix the line, or put # before it.",
-            )
-        variables[name] = value
+        if equals and name.isidentifier():
+            variables[name] = value
+        elif line.strip() and not line.startswith("#"):
+            where, advice = f"line {number} of {path}", "Fix the line, or put # before it."
+            raise PipelineError("A line must be NAME=VALUE.", where=where, advice=advice)
     return variables
 
 

@@ -54,16 +54,11 @@ ok, note, wrong = partial(Finding, "ok"), partial(Finding, "note"), partial(Find
 
 
 def examine(stack: Stack, variables: Mapping[str, str]) -> int:
-    """Print what was found; returns 1 if something is wrong, 0 otherwise.
-
-    Args:
-        stack: what is looked at; Prefect's settings are those of its clients.
-        variables: the operator's environment.
-    """
+    """Print what was found, beside the operator's variables; returns 1 if something is wrong."""
     problems = 0
     for finding in findings(stack, variables):
-        problems += finding.verdict == "WRONG"
         print(finding)
+        problems += finding.verdict == "WRONG"
     print(f"\n{problems} wrong" if problems else "\nNothing is wrong.")
     return int(problems > 0)
 
@@ -74,8 +69,7 @@ def findings(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]:
     yield from environment(stack, variables)
     yield database(stack)
     yield from store(RunSettings())
-    server = reachable(stack)
-    yield server
+    yield (server := reachable(stack))
     if server.verdict == "WRONG":
         return
     with get_client(sync_client=True) as client:
@@ -185,14 +179,11 @@ def automated(wanted: list[AutomationCore], present: list[Automation]) -> Iterat
     """Whether the automations are those that `make deploy` registers."""
     for name, core, found in automations.differences(wanted, present):
         problem = "is not registered" if found is None else "is not as it should be"
-        yield wrong(
-            "automations",
-            f"“{name}” {problem if core else 'is one too many'}. Run `make deploy`.",
-        )
+        problem = problem if core else "is one too many"
+        yield wrong("automations", f"“{name}” {problem}. Run `make deploy`.")
     names = {core.name for core in wanted}
-    for one in present:
-        if one.name in names and not one.enabled:
-            yield note("automations", f"“{one.name}” is switched off")
+    for name in (one.name for one in present if one.name in names and not one.enabled):
+        yield note("automations", f"“{name}” is switched off")
     yield ok("automations", f"{len(wanted)} looked at")
 
 
@@ -258,9 +249,6 @@ def _tagged(run: FlowRun, prefix: str) -> bool:
 
 
 def _when(schedule: object) -> str:
-    match schedule:
-        case CronSchedule(cron=cron, timezone=zone):
-            return f"cron {cron} ({zone or 'UTC'})"
-        case IntervalSchedule(interval=interval):
-            return f"every {interval}"
-    return "scheduled"
+    if isinstance(schedule, CronSchedule):
+        return f"cron {schedule.cron} ({schedule.timezone or 'UTC'})"
+    return f"every {schedule.interval}" if isinstance(schedule, IntervalSchedule) else "scheduled"

@@ -122,14 +122,11 @@ def test_compose_refuses_it_without_a_secret(
 
 
 def test_starts_the_commands_of_the_stack(services: dict[str, Any]) -> None:
-    expected = {
-        "server": commands.API_ONLY,
-        "services": commands.SERVICES,
-        "deploy": commands.DEPLOY,
-        "worker": commands.WORKER,
-    }
     ours = {n: tuple(s["command"]) for n, s in services.items() if "mnist" in s.get("image", "")}
-    assert ours == expected
+    assert ours["server"] == (*commands.SERVER, "--no-services")
+    assert ours["services"] == ("prefect", "server", "services", "start")
+    assert ours["deploy"] == commands.DEPLOY
+    assert ours["worker"] == commands.WORKER
 
 
 def test_is_reached_from_this_machine_only(services: dict[str, Any]) -> None:
@@ -210,14 +207,18 @@ def test_its_processes_work_together_outside_of_containers(
 
         stack = Operated(tmp_path, database)
         made = open_stack(tmp_path / "known", {PORT: str(api)})
+
+        def start(service: str) -> None:
+            stack.start(service, tuple(services[service]["command"]), environment(service))
+
         stack.stack = Stack(made.folder, {**made.server, AUTH: secrets[AUTH]})
         try:
-            stack.start("server", commands.API_ONLY, environment("server"))
+            start("server")
             assert comes_true(stack.answers, START_SECONDS), stack.log("server")
-            stack.start("services", commands.SERVICES, environment("services"))
-            stack.start("deploy", commands.DEPLOY, environment("deploy"))
+            start("services")
+            start("deploy")
             assert stack.processes.pop("deploy").wait(RUN_SECONDS) == 0, stack.log("deploy")
-            stack.start("worker", commands.WORKER, environment("worker"))
+            start("worker")
             dead = stack.submit(epochs=400)
             stack.in_training(dead).send_signal(signal.SIGKILL)
             assert stack.becomes(dead, "Crashed"), stack.log("worker")
