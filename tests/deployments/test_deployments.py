@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import httpx
@@ -19,9 +21,10 @@ from prefect.states import Completed, Crashed, Running, State
 from prefect.utilities.templating import apply_values
 
 from deployments import doctor
+from deployments.__main__ import main
 from deployments.automations import automations, register, same, wanted
 from deployments.commands import ROOT
-from deployments.credentials import open_stack
+from deployments.credentials import Stack, open_stack
 from deployments.deploy import (
     POOLS,
     deploy_file,
@@ -370,6 +373,25 @@ class TestDoctor:
         finding = doctor.reachable(open_stack(tmp_path, {}))
         assert finding.verdict == "WRONG"
         assert "without a password" in finding.text
+
+    def test_asks_the_stacks_own_server_whatever_the_operator_has_set(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And still says of the operator's variables which have no effect."""
+        seen: list[dict[str, str]] = []
+
+        def examine(_: Stack, variables: dict[str, str]) -> int:
+            seen.extend([dict(os.environ), variables])
+            return 0
+
+        monkeypatch.setattr(doctor, "examine", examine)
+        elsewhere = {"PREFECT_API_URL": "http://elsewhere/api", "PIPELINE_STACK_DIR": str(tmp_path)}
+        with patch.dict(os.environ, elsewhere):
+            assert main(["doctor"]) == 0
+        asked, variables = seen
+        assert "PREFECT_API_URL" not in asked
+        assert asked["PREFECT_HOME"] == str(tmp_path)
+        assert variables["PREFECT_API_URL"] == "http://elsewhere/api"
 
     def test_automation_that_is_missing_or_altered_is_wrong(self) -> None:
         wanted = list(by_name().values())
