@@ -201,10 +201,10 @@ def attended(pool: WorkPool, online: int) -> Finding:
         return wrong("worker", f"the pool {pool.name} is paused: resume it in the UI.")
     if online:
         return ok("worker", f"{online} look after the pool {pool.name}")
+    problem = f"nobody looks after the pool {pool.name}"
     if pool.name == POOL:
-        advice = "Start a worker with `make worker`."
-        return wrong("worker", f"nobody looks after the pool {POOL}. {advice}")
-    return note("worker", f"nobody looks after the pool {pool.name} ({pool.type})")
+        return wrong("worker", f"{problem}. Start a worker with `make worker`.")
+    return note("worker", f"{problem} ({pool.type})")
 
 
 def late(client: SyncPrefectClient) -> Finding:

@@ -29,17 +29,10 @@ GRACE_SECONDS = 45.0  # less than the 60 that the compose file and a pod give
 
 
 @dataclass
-class _Noted(TaskStatus[int]):
-    """Passes on that a process has started, and notes it."""
+class _Told:
+    """What Prefect tells that a run's process has started."""
 
-    note: Callable[[int], None]
-    told: TaskStatus[int]
-
-    def started(self, value: int | None = None) -> None:
-        """A process has started."""
-        assert value is not None
-        self.note(value)
-        self.told.started(value)
+    started: Callable[..., None]
 
 
 class HandingBack(ProcessWorker):
@@ -69,16 +62,16 @@ class HandingBack(ProcessWorker):
         """Run a flow in a process of its own, which leads a group of its own."""
         task = asyncio.current_task()
         assert task is not None
-        self._runs[task] = None
 
-        def note(process: int) -> None:
+        def started(process: int) -> None:
             self._runs[task] = process
             if self._stopping:
                 _terminate(process)
+            (task_status or TASK_STATUS_IGNORED).started(process)
 
-        noted = _Noted(note, task_status or TASK_STATUS_IGNORED)
+        self._runs[task] = None
         try:
-            return await super().run(flow_run, configuration, noted)
+            return await super().run(flow_run, configuration, _Told(started))
         finally:
             del self._runs[task]
 
@@ -108,9 +101,8 @@ async def main() -> int:
     if stopped.is_set():
         print("The worker takes no more runs and hands back those that it has.", flush=True)
         await worker.hand_back()
-        working.cancel()
-    else:
-        stopping.cancel()
+    working.cancel()
+    stopping.cancel()
     with suppress(asyncio.CancelledError):
         await working
     return 0
