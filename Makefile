@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-# The stack (see "Operating it" in the README); its secrets are made when it is first used.
+# The stack, see deployments/README.md; its secrets are made when it is first used.
 .PHONY: server deploy worker doctor compose-secrets
 .PHONY: help run test test-slow test-all test-pythons check format bench cases seeds recipes screenshots lock clean
 

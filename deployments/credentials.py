@@ -3,6 +3,7 @@
     <folder>/server.env       0600  addresses, database, the server's secrets
     <folder>/profiles.toml    0600  a Prefect profile: the server's address and how to log in
     <folder>/prefect.db             the database, unless another one is named
+    <folder>/.lock            0600  held while the files above are made or read
 
 The folder is `PIPELINE_STACK_DIR`, or the application's folder for state. It is PREFECT_HOME of
 everything that is started here, so that Prefect's own commands find the profile in it. No secret
@@ -13,18 +14,21 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import platformdirs
 from cryptography.fernet import Fernet
+from filelock import FileLock
 
 from tasks.errors import PipelineError
 from tasks.settings import APPLICATION
 
 FOLDER_VARIABLE = "PIPELINE_STACK_DIR"
+SERVER_FILE, PROFILES_FILE = "server.env", "profiles.toml"
 PROFILE = "mnist"
 USER = "operator"
 PRIVATE = 0o600
@@ -41,6 +45,7 @@ ENCRYPTION_KEY = "PREFECT_SERVER_ENCRYPTION_KEY"
 CLIENT_URL = "PREFECT_API_URL"
 CLIENT_AUTH = "PREFECT_API_AUTH_STRING"
 
+CLIENT = (CLIENT_URL, CLIENT_AUTH)
 CHOICES = (HOST, PORT, UI_API_URL, DATABASE)
 SECRETS = (AUTH, ENCRYPTION_KEY)
 COMPOSE_PASSWORDS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
@@ -51,18 +56,9 @@ HEADER = """\
 """
 
 
-class CredentialsError(PipelineError):
-    """The stack's files cannot be used as they are."""
-
-
 @dataclass(frozen=True)
 class Stack:
-    """Where the stack lies, and what its server is told.
-
-    Args:
-        folder: of everything that belongs to the stack; 0700.
-        server: the variables of `server.env`.
-    """
+    """Where the stack lies, and what its server is told: the variables of `server.env`."""
 
     folder: Path
     server: Mapping[str, str]
@@ -95,71 +91,70 @@ class Stack:
 
 def stack_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The stack's folder, whether it is there or not."""
-    chosen = environment.get(FOLDER_VARIABLE)
-    return (
-        Path(chosen).expanduser().absolute()
-        if chosen
-        else platformdirs.user_state_path(APPLICATION) / "stack"
-    )
-
-
-def server_file(folder: Path) -> Path:
-    """Where the server's variables lie."""
-    return folder / "server.env"
-
-
-def profiles_file(folder: Path) -> Path:
-    """Where Prefect finds its profiles when the folder is PREFECT_HOME."""
-    return folder / "profiles.toml"
+    chosen = environment.get(FOLDER_VARIABLE) or platformdirs.user_state_path(APPLICATION) / "stack"
+    return Path(chosen).expanduser().absolute()
 
 
 def open_stack(folder: Path, environment: Mapping[str, str] = os.environ) -> Stack:
-    """The stack in a folder; its files are made if there are none.
+    """The stack in a folder; its files are made if there are none. Raises PipelineError.
 
     Addresses and the database are taken from the environment on the first start only.
-
-    Raises:
-        CredentialsError: a file is readable by others, or a line of it is not NAME=VALUE.
     """
-    path = server_file(folder)
-    if not path.exists():
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        folder.chmod(0o700)
-        write_private(path, HEADER + as_lines(_made(folder, environment)))
-    stack = Stack(folder, read_private(path))
-    if lacking := [name for name in (HOST, PORT, DATABASE, *SECRETS) if not stack.server.get(name)]:
-        raise CredentialsError(
-            f"The stack's file must set {', '.join(lacking)}.",
-            where=path,
-            advice="Take it from a backup, or remove the file to have new secrets made: blocks "
-            "that were encrypted with the old key can then no longer be read.",
-        )
-    _write_profile(stack)
+    path = folder / SERVER_FILE
+    with _alone_in(folder):
+        if not path.exists():
+            folder.chmod(0o700)
+            write_private(path, HEADER + as_lines(_made(folder, environment)))
+        stack = Stack(folder, read_private(path))
+        needed = (HOST, PORT, DATABASE, *SECRETS)
+        if lacking := [name for name in needed if not stack.server.get(name)]:
+            raise PipelineError(
+                f"The stack's file must set {', '.join(lacking)}.",
+                where=path,
+                advice="Take it from a backup, or remove the file to have new secrets made: blocks "
+                "that were encrypted with the old key can then no longer be read.",
+            )
+        _write_profile(stack)
     return stack
 
 
+def make_compose_secrets(path: Path) -> bool:
+    """Make the file that the compose file takes its secrets from; False if it is there.
+
+    Raises PipelineError if others can read it.
+    """
+    with _alone_in(path.parent):
+        if path.exists():
+            read_private(path)
+            return False
+        passwords = {name: new_password() for name in COMPOSE_PASSWORDS}
+        write_private(path, as_lines({**passwords, **new_secrets()}))
+        return True
+
+
 def read_private(path: Path) -> dict[str, str]:
-    """The NAME=VALUE lines of a file. Raises CredentialsError."""
+    """The variables of a file that nobody else may read. Raises PipelineError."""
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
-        raise CredentialsError(
+        raise PipelineError(
             "A file with secrets must be readable by its owner only.",
             received=f"mode {mode:04o}",
             where=path,
             advice=f"Run `chmod 600 {path}`, and renew the secrets if others could read them.",
         )
+    return read_variables(path)
+
+
+def read_variables(path: Path) -> dict[str, str]:
+    """The NAME=VALUE lines of a file. Raises PipelineError, without the line's text."""
     variables = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
         name, equals, value = line.partition("=")
-        if not equals or not name.isidentifier():
-            raise CredentialsError(
-                "A line must be NAME=VALUE.",
-                where=f"line {number} of {path}",
-                advice="Mend the line, or put # before it.",
-            )
-        variables[name] = value
+        if equals and name.isidentifier():
+            variables[name] = value
+        elif line.strip() and not line.startswith("#"):
+            where, advice = f"line {number} of {path}", "Fix the line, or put # before it."
+            raise PipelineError("A line must be NAME=VALUE.", where=where, advice=advice)
     return variables
 
 
@@ -186,39 +181,27 @@ def new_password() -> str:
 
 def new_secrets() -> dict[str, str]:
     """New secrets of a server."""
-    return {
-        AUTH: f"{USER}:{new_password()}",
-        ENCRYPTION_KEY: Fernet.generate_key().decode(),
-    }
+    key = Fernet.generate_key().decode()
+    return {AUTH: f"{USER}:{new_password()}", ENCRYPTION_KEY: key}
 
 
-def make_compose_secrets(path: Path) -> bool:
-    """Make the file that the compose file takes its secrets from; False if it is there.
-
-    Raises:
-        CredentialsError: it is there, and others can read it.
-    """
-    if path.exists():
-        read_private(path)
-        return False
-    passwords = {name: new_password() for name in COMPOSE_PASSWORDS}
-    write_private(path, as_lines({**passwords, **new_secrets()}))
-    return True
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Of several commands that are started at once, one makes the files; the others find them."""
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    with FileLock(folder / ".lock", mode=PRIVATE):
+        yield
 
 
 def _made(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    defaults = {
-        HOST: LOOPBACK,
-        PORT: "4200",
-        DATABASE: f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
-    }
+    sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
     chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
-    return {**defaults, **chosen, **new_secrets()}
+    return {HOST: LOOPBACK, PORT: "4200", DATABASE: sqlite, **chosen, **new_secrets()}
 
 
 def _write_profile(stack: Stack) -> None:
     """Let Prefect's own commands reach the server, with the folder as PREFECT_HOME."""
-    path = profiles_file(stack.folder)
+    path = stack.folder / PROFILES_FILE
     text = (
         f'active = "{PROFILE}"\n\n[profiles.{PROFILE}]\n'
         f'{CLIENT_URL} = "{stack.api_url}"\n{CLIENT_AUTH} = "{stack.server[AUTH]}"\n'

@@ -7,12 +7,15 @@ changes nothing.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache, partial
+from importlib.resources import files
 from typing import Any
 
+import jsonpatch
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -24,28 +27,20 @@ from deployments.commands import POOL, PREFECT_FILE, ROOT, command
 from tasks.errors import PipelineError
 from tasks.server.configured import wait_for_configured_server
 
-KUBERNETES_TEMPLATE = ROOT / "deployments" / "kubernetes" / "base-job-template.json"
+# What a worker of each type makes of a run, as Prefect has it. A server would look for a newer
+# one on the internet; this one belongs to the release that the lock pins.
+TEMPLATES = files("prefect") / "server/api/collections_data/views/aggregate-worker-metadata.json"
+KUBERNETES_PATCH = ROOT / "deployments" / "kubernetes" / "job-template.patch.yaml"
 # By name: the type of worker that looks after it. Those of the last two come with packages of
 # their own, which only the worker needs.
 POOLS = {POOL: "process", "mnist-docker": "docker", "mnist-kubernetes": "kubernetes"}
 
-
 SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
-
-
-class DeploymentError(PipelineError):
-    """Something could not be registered."""
 
 
 def main() -> int:
     """Register everything, once the server answers; returns the exit status."""
-    said: list[str] = []
-
-    def say_once(text: str) -> None:
-        if text not in said:
-            said.append(text)
-            print(text, file=sys.stderr)
-
+    say_once = cache(partial(print, file=sys.stderr))
     try:
         wait_for_configured_server(say_once, SERVER_WAIT_SECONDS)
         with get_client(sync_client=True) as client:
@@ -62,9 +57,10 @@ def deploy(client: SyncPrefectClient) -> Iterator[str]:
     for name, kind in POOLS.items():
         if made := _make_pool(client, name, kind):
             yield made
-    _deploy_file()
+    deploy_file()
     yield f"registered {', '.join(deployment_names())}"
-    yield from automations.register(client, PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value())
+    heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
+    yield from automations.register(client, automations.wanted(client, heartbeat))
 
 
 def deployment_names() -> list[str]:
@@ -77,46 +73,19 @@ def prefect_file() -> dict[str, Any]:
     return dict(yaml.safe_load((ROOT / PREFECT_FILE).read_text()))
 
 
-def job_template(kind: str, client: SyncPrefectClient) -> dict[str, Any]:
-    """What a worker of some type makes of a run: ours for Kubernetes, Prefect's otherwise."""
+def job_template(kind: str) -> dict[str, Any]:
+    """What a worker of some type makes of a run: Prefect's own, for Kubernetes with our patch."""
+    collections = json.loads(TEMPLATES.read_text()).values()
+    (worker,) = (workers[kind] for workers in collections if kind in workers)
+    template = dict(worker["default_base_job_configuration"])
     if kind == "kubernetes":
-        return dict(json.loads(KUBERNETES_TEMPLATE.read_text()))
-    response = client.request(
-        "GET", "/collections/views/{view}", path_params={"view": "aggregate-worker-metadata"}
-    )
-    for workers in response.json().values():
-        if kind in workers:
-            return dict(workers[kind]["default_base_job_configuration"])
-    raise DeploymentError(
-        f"The server must know workers of the type {kind}.",
-        where=str(client.api_url),
-        advice="Use the server of Prefect's release that this project pins.",
-    )
+        jsonpatch.apply_patch(template, yaml.safe_load(KUBERNETES_PATCH.read_text()), in_place=True)
+    return template
 
 
-def _make_pool(client: SyncPrefectClient, name: str, kind: str) -> str:
-    try:
-        pool = client.read_work_pool(name)
-    except ObjectNotFound:
-        client.create_work_pool(
-            WorkPoolCreate(name=name, type=kind, base_job_template=job_template(kind, client))
-        )
-        return f"made the work pool {name} ({kind})"
-    if pool.type != kind:
-        raise DeploymentError(
-            f"The work pool {name} must be of the type {kind}.",
-            received=pool.type,
-            where=str(client.api_url),
-            advice=f"Remove it with `prefect work-pool delete {name}`, and deploy again.",
-        )
-    if kind == "kubernetes" and pool.base_job_template != job_template(kind, client):
-        client.update_work_pool(name, WorkPoolUpdate(base_job_template=job_template(kind, client)))
-        return f"changed the work pool {name}"
-    return ""
-
-
-def _deploy_file() -> None:
-    arguments = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", PREFECT_FILE)
+def deploy_file(path: str = PREFECT_FILE) -> None:
+    """Register the deployments of a file. Raises PipelineError with what Prefect says."""
+    arguments = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", path)
     done = subprocess.run(
         command(arguments),
         cwd=ROOT,
@@ -126,12 +95,44 @@ def _deploy_file() -> None:
         check=False,
     )
     if done.returncode:
-        raise DeploymentError(
+        raise PipelineError(
             f"`{' '.join(arguments)}` must succeed.",
-            received=(done.stderr.strip() or done.stdout.strip()).splitlines()[-1:],
-            where=Path(PREFECT_FILE),
+            received=reason(done.stdout, done.stderr),
+            where=path,
             advice="Run it by itself to see all that it says.",
         )
+
+
+def reason(stdout: str, stderr: str) -> str:
+    """Why a command of Prefect's has failed, in one line.
+
+    Of an exception, Prefect writes the traceback and then only "An exception occurred."; other
+    reasons are the last paragraph of what it writes.
+    """
+    _, traceback, trace = stderr.rpartition("Traceback (most recent call last):\n")
+    paragraph = (stdout.strip() or stderr.strip()).rpartition("\n\n")[2]
+    text = re.sub(r"\A( .*\n)*", "", trace) if traceback else paragraph
+    return " ".join(re.sub(r"For further information visit \S+", "", text).split()).rstrip(".")
+
+
+def _make_pool(client: SyncPrefectClient, name: str, kind: str) -> str:
+    template = job_template(kind)
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+        return f"made the work pool {name} ({kind})"
+    if pool.type != kind:
+        raise PipelineError(
+            f"The work pool {name} must be of the type {kind}.",
+            received=pool.type,
+            where=str(client.api_url),
+            advice=f"Remove it with `prefect work-pool delete {name}`, and deploy again.",
+        )
+    if kind == "kubernetes" and pool.base_job_template != template:
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+        return f"changed the work pool {name}"
+    return ""
 
 
 if __name__ == "__main__":

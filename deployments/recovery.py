@@ -1,10 +1,10 @@
-"""Starts a run anew that has died: at most once, and never a run that did this already.
+"""Starts a dead run again: at most once, and never a run that was itself started that way.
 
-An automation calls the flow with the run's number. The fresh run has the old one's parameters,
-so its stages have the same cache keys: it takes what the old one had finished from the cache
-and goes on from its last checkpoint. The two are linked by their tags,
+An automation calls the flow with the run's id. The new run has the dead one's parameters, so its
+stages have the same cache keys: it takes what the dead one had finished from the cache and goes
+on from its last checkpoint. The two are linked by their tags,
 
-    recovers:0198c0de-…         on the fresh run
+    recovers:0198c0de-…         on the new run
     recovered-by:0198c0df-…     on the dead one
 
 the first of which is also an idempotency key, which Prefect accepts only once.
@@ -26,27 +26,27 @@ BACK_LINK = "recovered-by:"
 
 @flow(name=FLOW_NAME, flow_run_name="recover-{flow_run_id}", persist_result=False)
 def recover(flow_run_id: UUID) -> UUID | None:
-    """Start a run anew that has died.
+    """Start a dead run again.
 
     Args:
         flow_run_id: a crashed run of a deployment.
 
     Returns:
-        The fresh run, or None if there is to be none.
+        The new run, or None if there is to be none.
     """
     logger = get_run_logger()
     with get_client(sync_client=True) as client:
         dead = client.read_flow_run(flow_run_id)
         if reason := why_not(dead):
-            logger.warning("%s is not started anew: %s.", dead.name, reason)
+            logger.warning("%s is not started again: %s.", dead.name, reason)
             return None
-        fresh = start_anew(dead, client)
-    logger.info("%s goes on as %s (%s).", dead.name, fresh.name, fresh.id)
-    return fresh.id
+        new = start_again(dead, client)
+    logger.info("%s goes on as %s (%s).", dead.name, new.name, new.id)
+    return new.id
 
 
 def why_not(run: FlowRun) -> str:
-    """Why a run is not to be started anew; empty if it is."""
+    """Why a run is not to be started again; empty if it is."""
     if run.state is None or not run.state.is_crashed():
         return f"it is {run.state.name if run.state else 'without a state'}, not Crashed"
     if run.deployment_id is None:
@@ -56,11 +56,11 @@ def why_not(run: FlowRun) -> str:
     return ""
 
 
-def start_anew(run: FlowRun, client: SyncPrefectClient) -> FlowRun:
+def start_again(run: FlowRun, client: SyncPrefectClient) -> FlowRun:
     """The run that replaces a dead one; however often it is asked for, there is one."""
     assert run.deployment_id is not None
     link = f"{TAG}{run.id}"
-    fresh = client.create_flow_run_from_deployment(
+    new = client.create_flow_run_from_deployment(
         run.deployment_id,
         parameters=run.parameters,
         job_variables=run.job_variables,
@@ -69,5 +69,5 @@ def start_anew(run: FlowRun, client: SyncPrefectClient) -> FlowRun:
         idempotency_key=link,
         state=Scheduled(message=f"In place of {run.name}, which has died."),
     )
-    client.update_flow_run(run.id, tags=[*run.tags, f"{BACK_LINK}{fresh.id}"])
-    return fresh
+    client.update_flow_run(run.id, tags=[*run.tags, f"{BACK_LINK}{new.id}"])
+    return new

@@ -3,7 +3,7 @@
 Prefect's own kills the runs it has started when it gets a SIGTERM, without a word to the server:
 they stay Running until their silence is noticed. This one takes no new run, ends those that it
 has (they report themselves Crashed, and keep their checkpoints), waits for them, and stops. An
-automation then starts each anew, on whichever worker is there.
+automation then starts each again, on whichever worker is there.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
+from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
@@ -23,6 +26,13 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from deployments.commands import POOL
 
 GRACE_SECONDS = 45.0  # less than the 60 that the compose file and a pod give
+
+
+@dataclass
+class _Told:
+    """What Prefect tells that a run's process has started."""
+
+    started: Callable[..., None]
 
 
 class HandingBack(ProcessWorker):
@@ -36,10 +46,8 @@ class HandingBack(ProcessWorker):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._stopping = False
-        self._runs = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._processes: set[int] = set()
+        # What looks after a run, and the run's process once there is one.
+        self._runs: dict[asyncio.Task[Any], int | None] = {}
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Take what is to be run now; nothing once the worker stops."""
@@ -51,48 +59,29 @@ class HandingBack(ProcessWorker):
         configuration: ProcessJobConfiguration,
         task_status: TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
-        """Run a flow in a process of its own."""
-        noted = _Noted(self, task_status)
-        self._runs += 1
-        self._idle.clear()
-        try:
-            return await super().run(flow_run, configuration, noted)
-        finally:
-            self._runs -= 1
-            if not self._runs:
-                self._idle.set()
-            self._processes.discard(noted.process)
+        """Run a flow in a process of its own, which leads a group of its own."""
+        task = asyncio.current_task()
+        assert task is not None
 
-    def note(self, process: int) -> None:
-        """A run's process has started; it leads a group of its own."""
-        self._processes.add(process)
-        if self._stopping:
-            _terminate(process)
+        def started(process: int) -> None:
+            self._runs[task] = process
+            if self._stopping:
+                _terminate(process)
+            (task_status or TASK_STATUS_IGNORED).started(process)
+
+        self._runs[task] = None
+        try:
+            return await super().run(flow_run, configuration, _Told(started))
+        finally:
+            del self._runs[task]
 
     async def hand_back(self) -> None:
-        """End all runs and wait for what they still report."""
+        """End all runs and wait for what they, and those who look after them, still report."""
         self._stopping = True
-        for process in self._processes:
+        for process in filter(None, self._runs.values()):
             _terminate(process)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), GRACE_SECONDS)
-
-
-class _Noted(TaskStatus[int]):
-    """Passes on that a process has started, and tells the worker."""
-
-    def __init__(self, worker: HandingBack, told: TaskStatus[int] | None) -> None:
-        self.process = 0
-        self._worker = worker
-        self._told = told
-
-    def started(self, value: int | None = None) -> None:
-        """A process has started."""
-        assert value is not None
-        self.process = value
-        self._worker.note(value)
-        if self._told is not None:
-            self._told.started(value)
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=GRACE_SECONDS)
 
 
 def _terminate(process: int) -> None:
@@ -112,9 +101,8 @@ async def main() -> int:
     if stopped.is_set():
         print("The worker takes no more runs and hands back those that it has.", flush=True)
         await worker.hand_back()
-        working.cancel()
-    else:
-        stopping.cancel()
+    working.cancel()
+    stopping.cancel()
     with suppress(asyncio.CancelledError):
         await working
     return 0

@@ -28,7 +28,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from test_processes import comes_true, environment_in, write_dataset
+from programs import comes_true, environment_in, write_dataset
 
 from deployments.commands import command
 from deployments.credentials import AUTH, Stack, new_password, open_stack, stack_folder

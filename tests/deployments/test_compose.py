@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 from operating import RUN_SECONDS, START_SECONDS, Operated, free_port, postgres
-from test_processes import comes_true, environment_in
+from programs import comes_true, environment_in
 
 from deployments import commands
-from deployments.commands import ROOT, SERVER_SETTINGS, WORKER_SETTINGS
+from deployments.commands import FOR_ALL, FOR_CLIENTS, FOR_SERVERS, ROOT
 from deployments.credentials import (
     AUTH,
     CLIENT_AUTH,
@@ -34,6 +35,7 @@ from deployments.credentials import (
     make_compose_secrets,
     open_stack,
     read_private,
+    read_variables,
     write_private,
 )
 
@@ -78,9 +80,13 @@ def secrets(env_file: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def services(secrets: dict[str, str]) -> dict[str, Any]:
-    """The services, the secrets in their places."""
+    """The services, the secrets in their places, with all that each is told."""
     filled = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda needed: secrets[needed[1]], TEXT)
-    return dict(yaml.safe_load(filled)["services"])
+    services: dict[str, Any] = yaml.safe_load(filled)["services"]
+    for service in services.values():
+        files = [read_variables(COMPOSE_FILE.parent / name) for name in service.get("env_file", [])]
+        service["environment"] = dict(ChainMap(service["environment"], *reversed(files)))
+    return services
 
 
 def test_needs_the_secrets_that_the_target_makes(secrets: dict[str, str]) -> None:
@@ -116,14 +122,11 @@ def test_compose_refuses_it_without_a_secret(
 
 
 def test_starts_the_commands_of_the_stack(services: dict[str, Any]) -> None:
-    expected = {
-        "server": commands.API_ONLY,
-        "services": commands.SERVICES,
-        "deploy": commands.DEPLOY,
-        "worker": commands.WORKER,
-    }
     ours = {n: tuple(s["command"]) for n, s in services.items() if "mnist" in s.get("image", "")}
-    assert ours == expected
+    assert ours["server"] == (*commands.SERVER, "--no-services")
+    assert ours["services"] == ("prefect", "server", "services", "start")
+    assert ours["deploy"] == commands.DEPLOY
+    assert ours["worker"] == commands.WORKER
 
 
 def test_is_reached_from_this_machine_only(services: dict[str, Any]) -> None:
@@ -133,17 +136,17 @@ def test_is_reached_from_this_machine_only(services: dict[str, Any]) -> None:
     assert "127.0.0.1" in str(port)
 
 
-def test_server_is_told_what_every_server_is_told(services: dict[str, Any]) -> None:
-    told = services["server"]["environment"]
-    its_own = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"}  # Redis, for two processes
-    for name in set(SERVER_SETTINGS) - its_own:
-        assert told[name] == SERVER_SETTINGS[name]
-    assert told["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+@pytest.mark.parametrize("name", ["server", "services"])
+def test_server_is_told_what_every_server_is_told(services: dict[str, Any], name: str) -> None:
+    told = services[name]["environment"]
+    differs = {key for key, value in {**FOR_SERVERS, **FOR_ALL}.items() if told.get(key) != value}
+    assert differs == {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"}  # Redis, for two processes
 
 
-def test_worker_is_told_what_every_worker_is_told(services: dict[str, Any]) -> None:
-    told = services["worker"]["environment"]
-    assert WORKER_SETTINGS.items() <= told.items()
+@pytest.mark.parametrize("name", ["worker", "deploy"])
+def test_worker_is_told_what_every_worker_is_told(services: dict[str, Any], name: str) -> None:
+    told = services[name]["environment"]
+    assert {**FOR_CLIENTS, **FOR_ALL}.items() <= told.items()
     assert {DATABASE, *SECRETS} & set(told) == set()
 
 
@@ -204,14 +207,18 @@ def test_its_processes_work_together_outside_of_containers(
 
         stack = Operated(tmp_path, database)
         made = open_stack(tmp_path / "known", {PORT: str(api)})
+
+        def start(service: str) -> None:
+            stack.start(service, tuple(services[service]["command"]), environment(service))
+
         stack.stack = Stack(made.folder, {**made.server, AUTH: secrets[AUTH]})
         try:
-            stack.start("server", commands.API_ONLY, environment("server"))
+            start("server")
             assert comes_true(stack.answers, START_SECONDS), stack.log("server")
-            stack.start("services", commands.SERVICES, environment("services"))
-            stack.start("deploy", commands.DEPLOY, environment("deploy"))
+            start("services")
+            start("deploy")
             assert stack.processes.pop("deploy").wait(RUN_SECONDS) == 0, stack.log("deploy")
-            stack.start("worker", commands.WORKER, environment("worker"))
+            start("worker")
             dead = stack.submit(epochs=400)
             stack.in_training(dead).send_signal(signal.SIGKILL)
             assert stack.becomes(dead, "Crashed"), stack.log("worker")

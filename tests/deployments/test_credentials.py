@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import stat
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 
-from deployments.commands import client_environment, server_environment
+from deployments.commands import ROOT, client_environment, server_environment
 from deployments.credentials import (
     AUTH,
     DATABASE,
     ENCRYPTION_KEY,
     PORT,
-    CredentialsError,
+    PROFILES_FILE,
+    SERVER_FILE,
     make_compose_secrets,
     open_stack,
-    profiles_file,
     read_private,
-    server_file,
     stack_folder,
 )
+from tasks.errors import PipelineError
 
 CHOSEN = {PORT: "4300", DATABASE: "postgresql+asyncpg://prefect:word@db/prefect"}
 
@@ -33,8 +38,8 @@ def mode(path: Path) -> int:
 def test_files_and_folder_are_for_the_owner_only(tmp_path: Path) -> None:
     stack = open_stack(tmp_path / "stack", {})
     assert mode(stack.folder) == 0o700
-    assert mode(server_file(stack.folder)) == 0o600
-    assert mode(profiles_file(stack.folder)) == 0o600
+    assert mode(stack.folder / SERVER_FILE) == 0o600
+    assert mode(stack.folder / PROFILES_FILE) == 0o600
 
 
 def test_first_start_makes_secrets_that_no_other_stack_has(tmp_path: Path) -> None:
@@ -64,41 +69,94 @@ def test_clients_reach_a_server_on_every_interface_through_loopback(tmp_path: Pa
     assert stack.api_url == "http://127.0.0.1:4200/api"
 
 
+MANY, ROUNDS = 8, 5
+OPENS_STACKS = """
+import json, sys
+from pathlib import Path
+from deployments.credentials import make_compose_secrets, open_stack, read_private
+folder, rounds = Path(sys.argv[1]), range(int(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+stacks = [dict(open_stack(folder / f"stack-{each}", {}).server) for each in rounds]
+files = [folder / f"{each}.env" for each in rounds]
+made = [[make_compose_secrets(file), read_private(file)] for file in files]
+print(json.dumps({"stacks": stacks, "compose": made}))
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where several commands make their files at once."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def found_at_once(shared: Path) -> list[dict[str, Any]]:
+    """What each of several real processes has found there, all of them set off together."""
+    program = [sys.executable, "-c", OPENS_STACKS, str(shared), str(ROUNDS)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with ExitStack() as started:
+        processes = [
+            started.enter_context(subprocess.Popen(program, cwd=ROOT, **pipes)) for _ in range(MANY)
+        ]
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * MANY
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+
+
+def test_commands_started_at_once_have_the_same_secrets(
+    shared: Path, found_at_once: list[dict[str, Any]]
+) -> None:
+    kept = [dict(open_stack(shared / f"stack-{each}", {}).server) for each in range(ROUNDS)]
+    assert [found["stacks"] for found in found_at_once] == [kept] * MANY
+
+
+@pytest.mark.parametrize("each", range(ROUNDS))
+def test_secrets_for_compose_are_made_by_one_of_many(
+    shared: Path, found_at_once: list[dict[str, Any]], each: int
+) -> None:
+    made, secrets = zip(*(found["compose"][each] for found in found_at_once), strict=True)
+    assert sum(made) == 1
+    assert list(secrets) == [read_private(shared / f"{each}.env")] * MANY
+
+
 def test_folder_can_be_chosen(tmp_path: Path) -> None:
     assert stack_folder({"PIPELINE_STACK_DIR": str(tmp_path)}) == tmp_path
 
 
 @pytest.mark.parametrize("lines", ["nonsense\n", "1X=2\n"])
 def test_line_that_sets_nothing_is_named_without_its_text(tmp_path: Path, lines: str) -> None:
-    path = server_file(tmp_path)
+    path = tmp_path / SERVER_FILE
     open_stack(tmp_path, {})
     path.write_text("# comment\n" + lines)
-    with pytest.raises(CredentialsError, match=f"line 2 of {path}") as error:
+    with pytest.raises(PipelineError, match=f"line 2 of {path}") as error:
         open_stack(tmp_path, {})
     assert lines.strip() not in str(error.value)
 
 
 def test_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     open_stack(tmp_path, {})
-    server_file(tmp_path).chmod(0o640)
-    with pytest.raises(CredentialsError, match=r"mode 0640.*chmod 600"):
+    (tmp_path / SERVER_FILE).chmod(0o640)
+    with pytest.raises(PipelineError, match=r"mode 0640.*chmod 600"):
         open_stack(tmp_path, {})
 
 
-def test_missing_secret_is_named_and_not_made_anew(tmp_path: Path) -> None:
+def test_missing_secret_is_named_and_not_made_again(tmp_path: Path) -> None:
     open_stack(tmp_path, {})
-    path = server_file(tmp_path)
+    path = tmp_path / SERVER_FILE
     path.write_text(path.read_text().replace(f"{ENCRYPTION_KEY}=", f"# {ENCRYPTION_KEY}="))
-    with pytest.raises(CredentialsError, match=rf"must set {ENCRYPTION_KEY}.*backup"):
+    with pytest.raises(PipelineError, match=rf"must set {ENCRYPTION_KEY}.*backup"):
         open_stack(tmp_path, {})
 
 
 def test_profile_follows_the_servers_file(tmp_path: Path) -> None:
     open_stack(tmp_path, {})
-    path = server_file(tmp_path)
+    path = tmp_path / SERVER_FILE
     path.write_text(path.read_text().replace("4200", "4300"))
     open_stack(tmp_path, {})
-    assert "http://127.0.0.1:4300/api" in profiles_file(tmp_path).read_text()
+    assert "http://127.0.0.1:4300/api" in (tmp_path / PROFILES_FILE).read_text()
 
 
 class TestEnvironments:

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, WorkPool
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Crashed, Running, State
+from prefect.utilities.templating import apply_values
 
-from deployments import deploy, doctor
-from deployments.automations import automations, register_one, same
+from deployments import doctor
+from deployments.__main__ import main
+from deployments.automations import automations, register, same, wanted
 from deployments.commands import ROOT
-from deployments.credentials import open_stack
-from deployments.deploy import POOLS, deployment_names, prefect_file
+from deployments.credentials import Stack, open_stack
+from deployments.deploy import (
+    POOLS,
+    deploy_file,
+    deployment_names,
+    job_template,
+    prefect_file,
+    reason,
+)
 from deployments.doctor import Finding
-from deployments.recovery import why_not
+from deployments.recovery import FLOW_NAME, why_not
+from flows.mnist_flow import mnist_flow
+from tasks.errors import PipelineError
 from tasks.settings import RunSettings
 
 RECOVERY, BLOCK = UUID(int=1), UUID(int=2)
@@ -67,13 +81,122 @@ class TestPrefectFile:
         )
 
     def test_variables_of_the_kubernetes_jobs_are_those_of_the_template(self) -> None:
-        template = json.loads(deploy.KUBERNETES_TEMPLATE.read_text())
+        template = job_template("kubernetes")
         (found,) = [d for d in prefect_file()["deployments"] if d["name"] == "daily-kubernetes"]
         declared = set(template["variables"]["properties"])
         assert set(found["work_pool"]["job_variables"]) <= declared
         text = json.dumps(template["job_configuration"])
         unused = {name for name in declared if f"{{{{ {name} }}}}" not in text}
         assert unused == set()
+
+
+class TestKubernetesJob:
+    """What a Kubernetes worker makes of a run for which nothing was chosen."""
+
+    @pytest.fixture
+    def job(self) -> dict[str, Any]:
+        template = job_template("kubernetes")
+        declared = template["variables"]["properties"]
+        defaults = {
+            name: field["default"] for name, field in declared.items() if "default" in field
+        }
+        return dict(apply_values(template["job_configuration"], defaults)["job_manifest"])
+
+    @pytest.fixture
+    def pod(self, job: dict[str, Any]) -> dict[str, Any]:
+        return dict(job["spec"]["template"]["spec"])
+
+    @pytest.fixture
+    def container(self, pod: dict[str, Any]) -> dict[str, Any]:
+        (container,) = pod["containers"]
+        return dict(container)
+
+    def test_is_in_our_namespace(self, job: dict[str, Any]) -> None:
+        assert job["metadata"]["namespace"] == "mnist"
+
+    def test_is_tried_once_and_ends_after_six_hours(self, job: dict[str, Any]) -> None:
+        assert job["spec"]["backoffLimit"] == 0
+        assert job["spec"]["activeDeadlineSeconds"] == 6 * 60 * 60
+        assert job["spec"]["parallelism"] == job["spec"]["completions"] == 1
+
+    def test_pod_is_not_root_and_gets_no_token_of_the_cluster(self, pod: dict[str, Any]) -> None:
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 1000
+        assert pod["automountServiceAccountToken"] is False
+
+    def test_pod_has_time_to_write_its_checkpoint(self, pod: dict[str, Any]) -> None:
+        assert pod["terminationGracePeriodSeconds"] == 60
+
+    def test_container_drops_every_capability(self, container: dict[str, Any]) -> None:
+        expected = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["securityContext"] == expected
+
+    def test_container_has_requests_and_limits(self, container: dict[str, Any]) -> None:
+        requests, limits = {"cpu": "1", "memory": "1Gi"}, {"cpu": "4", "memory": "2Gi"}
+        assert container["resources"] == {"requests": requests, "limits": limits}
+
+    def test_volume_is_mounted_where_the_image_keeps_its_files(
+        self, pod: dict[str, Any], container: dict[str, Any]
+    ) -> None:
+        (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "mnist-pipeline"}
+        assert mount == {"name": volume["name"], "mountPath": "/var/lib/mnist"}
+        dockerfile = (ROOT / "deployments/Dockerfile").read_text()
+        assert f"VOLUME {mount['mountPath']}\n" in dockerfile
+
+
+@pytest.mark.parametrize("kind", POOLS.values())
+def test_prefects_own_template_is_in_the_installed_package(kind: str) -> None:
+    assert "image" in job_template(kind)["variables"]["properties"] or kind == "process"
+
+
+class TestReason:
+    """Why `prefect deploy` has failed, out of all that it writes."""
+
+    def test_is_the_exception_and_not_that_there_was_one(self) -> None:
+        stderr = (
+            "Traceback (most recent call last):\n"
+            '  File "cli.py", line 1, in deploy\n'
+            "    await send()\n"
+            "httpx.ConnectError: All connection attempts failed\n"
+            "\nThe above exception was the direct cause of the following exception:\n\n"
+            "Traceback (most recent call last):\n"
+            '  File "client.py", line 7, in send\n'
+            "    raise RuntimeError\n"
+            "RuntimeError: Failed to reach API.\n"
+            "It was away.\n"
+        )
+        said = reason("An exception occurred.\n", stderr)
+        assert said == "RuntimeError: Failed to reach API. It was away"
+
+    def test_is_the_last_paragraph_otherwise_without_its_advertisement(self) -> None:
+        stdout = (
+            "Your Prefect workers will attempt to load your flow. To see more, \nrun:\n\n"
+            "        $ prefect init\n\n"
+            "1 validation error for CronSchedule\ncron\n"
+            '  Value error, Invalid cron string: "99 99 * * *" \n'
+            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error\n"
+        )
+        expected = (
+            "1 validation error for CronSchedule cron "
+            'Value error, Invalid cron string: "99 99 * * *"'
+        )
+        assert reason(stdout, "") == expected
+
+    @pytest.mark.usefixtures("prefect_server")
+    def test_of_a_real_failure_is_told_as_text(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+        path = tmp_path / "prefect.yaml"
+        path.write_text("deployments: [{name: lost, entrypoint: nowhere.py:run}]")
+        with pytest.raises(PipelineError) as caught:
+            deploy_file(str(path))
+        assert str(caught.value) == (
+            f"`prefect --no-prompt deploy --all --prefect-file {path}` must succeed. "
+            "Received: FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.py' "
+            f"(in {path}). Run it by itself to see all that it says."
+        )
 
 
 class TestAutomations:
@@ -97,11 +220,14 @@ class TestAutomations:
         assert isinstance(trigger, EventTrigger)
         assert trigger.within == timedelta(seconds=180)
 
-    def test_only_runs_of_the_pipeline_are_started_anew(self) -> None:
-        trigger = by_name()["mnist: start a dead run anew"].trigger
+    def test_only_runs_of_the_pipeline_are_started_again(self) -> None:
+        trigger = by_name()["mnist: start a dead run again"].trigger
         assert isinstance(trigger, EventTrigger)
         related = trigger.model_dump(mode="json")["match_related"]
-        assert related == {"prefect.resource.role": "flow", "prefect.resource.name": "mnist"}
+        assert related == {
+            "prefect.resource.role": "flow",
+            "prefect.resource.name": mnist_flow.name,
+        }
 
     def test_without_a_block_nobody_is_told(self) -> None:
         kinds = {action.type for core in by_name().values() for action in core.actions}
@@ -117,16 +243,46 @@ class TestAutomations:
         assert told == set(by_name()) - silent  # these two make a run Crashed, which is told
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_changed_automation_keeps_the_actions_that_it_had() -> None:
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001 - must be up
+    """A client of a server without automations."""
+    with get_client(sync_client=True) as client:
+        yield client
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
+
+
+def test_changed_automation_keeps_the_actions_that_it_had(client: SyncPrefectClient) -> None:
     """Those that say nothing but their type, too: a block is made, and they are told to it."""
     name = "mnist: a run takes too long"
-    with get_client(sync_client=True) as client:
-        said = [register_one(client, by_name(block)[name]) for block in (None, BLOCK, BLOCK)]
-        (found,) = client.read_automations_by_name(name)
-
-    assert [f"made “{name}”", f"changed “{name}”", ""] == said
+    said = [list(register(client, [by_name(block)[name]])) for block in (None, BLOCK, BLOCK)]
+    (found,) = client.read_automations_by_name(name)
+    assert [[f"made “{name}”"], [f"changed “{name}”"], []] == said
     assert ["cancel-flow-run", "send-notification"] == [action.type for action in found.actions]
+
+
+def test_changed_automation_stays_switched_off(client: SyncPrefectClient) -> None:
+    name = "mnist: a run has failed"
+    list(register(client, [by_name()[name].model_copy(update={"enabled": False})]))
+    list(register(client, [by_name(BLOCK)[name]]))
+    (found,) = client.read_automations_by_name(name)
+    assert not found.enabled
+
+
+def test_renamed_automation_and_a_second_of_its_name_do_not_stay_on_the_server(
+    client: SyncPrefectClient,
+) -> None:
+    """The operator's own, of which we know nothing, do."""
+    flow = client.create_flow_from_name(FLOW_NAME)
+    client.create_deployment(flow, "recover")
+    wanted_now = wanted(client, 60)
+    for name in ("mnist: start a dead run anew", "mnist: a run has failed", "mine"):
+        client.create_automation(wanted_now[0].model_copy(update={"name": name}))
+    client.create_automation(by_name()["mnist: a run has failed"])
+    list(register(client, wanted_now))
+    left = sorted(automation.name for automation in client.read_automations())
+    assert left == sorted([*by_name(), "mine"])
+    assert list(register(client, wanted_now)) == []
 
 
 def run_in(state: State, **fields: Any) -> FlowRun:
@@ -134,7 +290,7 @@ def run_in(state: State, **fields: Any) -> FlowRun:
 
 
 class TestRecovery:
-    """Which dead run is started anew."""
+    """Which dead run is started again."""
 
     def test_crashed_run_of_a_deployment_is(self) -> None:
         assert why_not(run_in(Crashed())) == ""
@@ -146,7 +302,7 @@ class TestRecovery:
     def test_run_from_a_terminal_is_not(self) -> None:
         assert "terminal" in why_not(run_in(Crashed(), deployment_id=None))
 
-    def test_run_that_was_itself_started_anew_is_not(self) -> None:
+    def test_run_that_was_itself_started_again_is_not(self) -> None:
         assert "itself started" in why_not(run_in(Crashed(), tags=[f"recovers:{uuid4()}"]))
 
 
@@ -203,7 +359,7 @@ class TestDoctor:
 
     def test_server_that_is_away_is_wrong_and_says_what_to_do(self, tmp_path: Path) -> None:
         stack = open_stack(tmp_path, {"PREFECT_SERVER_API_PORT": "1"})  # nothing listens there
-        (finding,) = doctor.reachable(stack)
+        finding = doctor.reachable(stack)
         assert finding.verdict == "WRONG"
         assert "make server" in finding.text
 
@@ -214,9 +370,28 @@ class TestDoctor:
             return httpx.Response(200, request=httpx.Request("GET", url))
 
         monkeypatch.setattr(httpx, "get", welcomes)
-        (finding,) = doctor.reachable(open_stack(tmp_path, {}))
+        finding = doctor.reachable(open_stack(tmp_path, {}))
         assert finding.verdict == "WRONG"
         assert "without a password" in finding.text
+
+    def test_asks_the_stacks_own_server_whatever_the_operator_has_set(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And still says of the operator's variables which have no effect."""
+        seen: list[dict[str, str]] = []
+
+        def examine(_: Stack, variables: dict[str, str]) -> int:
+            seen.extend([dict(os.environ), variables])
+            return 0
+
+        monkeypatch.setattr(doctor, "examine", examine)
+        elsewhere = {"PREFECT_API_URL": "http://elsewhere/api", "PIPELINE_STACK_DIR": str(tmp_path)}
+        with patch.dict(os.environ, elsewhere):
+            assert main(["doctor"]) == 0
+        asked, variables = seen
+        assert "PREFECT_API_URL" not in asked
+        assert asked["PREFECT_HOME"] == str(tmp_path)
+        assert variables["PREFECT_API_URL"] == "http://elsewhere/api"
 
     def test_automation_that_is_missing_or_altered_is_wrong(self) -> None:
         wanted = list(by_name().values())
@@ -227,6 +402,18 @@ class TestDoctor:
         assert verdicts(doctor.automated(wanted, altered)) == ["WRONG", "ok"]
         off = [present[0].model_copy(update={"enabled": False}), *present[1:]]
         assert verdicts(doctor.automated(wanted, off)) == ["note", "ok"]
+
+    def test_automation_of_ours_that_is_no_longer_wanted_is_wrong(self) -> None:
+        wanted = list(by_name().values())
+        present = [Automation(id=uuid4(), **dict(core)) for core in wanted]
+        renamed = present[0].model_copy(update={"name": "mnist: as it was called"})
+        theirs = present[0].model_copy(update={"name": "mine"})
+        first, second = doctor.automated(wanted, [*present, renamed, theirs])
+        expected = (
+            "WRONG automations  “mnist: as it was called” is one too many. Run `make deploy`."
+        )
+        assert str(first) == expected
+        assert second.verdict == "ok"
 
     @pytest.mark.parametrize(
         ("tags", "verdict"),
@@ -243,20 +430,20 @@ class TestDoctor:
     @pytest.mark.parametrize(
         ("name", "kind", "online", "verdict"),
         [
-            ("mnist", "process", [], "WRONG"),
-            ("mnist", "process", ["one"], "ok"),
-            ("mnist-docker", "docker", [], "note"),
+            ("mnist", "process", 0, "WRONG"),
+            ("mnist", "process", 1, "ok"),
+            ("mnist-docker", "docker", 0, "note"),
         ],
     )
     def test_pool_without_a_worker_is_wrong_if_the_schedule_needs_it(
-        self, name: str, kind: str, online: list[str], verdict: str
+        self, name: str, kind: str, online: int, verdict: str
     ) -> None:
         pool = WorkPool(name=name, type=kind)
-        assert doctor._pool(pool, online).verdict == verdict
+        assert doctor.attended(pool, online).verdict == verdict
 
     def test_paused_pool_is_wrong(self) -> None:
         pool = WorkPool(name="mnist", type="process", is_paused=True)
-        assert doctor._pool(pool, ["one"]).verdict == "WRONG"
+        assert doctor.attended(pool, 1).verdict == "WRONG"
 
 
 def test_deployments_are_five() -> None:

@@ -40,7 +40,7 @@ def start_run(worker: HandingBack) -> asyncio.Task[ProcessWorkerResult]:
 def test_run_is_ended_with_a_signal_that_it_can_answer(worker: HandingBack) -> None:
     async def stop_in_a_run() -> ProcessWorkerResult:
         run = start_run(worker)
-        while not worker._processes:  # noqa: ASYNC110 - there is no event for it
+        while not any(worker._runs.values()):  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
         await worker.hand_back()
         assert run.done()
