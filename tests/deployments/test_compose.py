@@ -91,7 +91,7 @@ def test_no_secret_has_a_default() -> None:
     assert re.findall(r"\$\{\w+(.*?)\}", TEXT) == [":?run make compose-secrets"] * TEXT.count("${")
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 def test_compose_takes_it_and_reads_it_as_these_tests_do(
     env_file: Path, services: dict[str, Any]
 ) -> None:
@@ -103,7 +103,7 @@ def test_compose_takes_it_and_reads_it_as_these_tests_do(
             assert read[name].get(part) == service.get(part)
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 @pytest.mark.parametrize("name", sorted(NEEDED))
 def test_compose_refuses_it_without_a_secret(
     secrets: dict[str, str], name: str, tmp_path: Path
@@ -174,7 +174,7 @@ def redis(command: list[str], password: str, folder: Path, port: int) -> Iterato
             server.terminate()
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 def test_its_processes_work_together_outside_of_containers(
     services: dict[str, Any], secrets: dict[str, str], tmp_path: Path
 ) -> None:

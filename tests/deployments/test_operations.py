@@ -34,7 +34,7 @@ from test_processes import comes_true, environment_in, folders_in, run_program, 
 
 from deployments.credentials import AUTH, ENCRYPTION_KEY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stack
 
 LONG = 400  # epochs on tiny images: several seconds
 OUTAGE_SECONDS = 30.0

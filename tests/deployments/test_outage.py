@@ -20,7 +20,7 @@ from test_processes import (
 
 from deployments.commands import client_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stack
 
 
 @pytest.fixture(scope="module")

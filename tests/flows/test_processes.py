@@ -48,7 +48,7 @@ from tasks.cache.entries import Entries
 from tasks.cache.housekeeping import damages
 from tasks.learning.backend import keras
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 SERVER_MODULE = "tasks.server.process"
 HEAVY_LIBRARIES = {

@@ -31,7 +31,7 @@ from tasks.cache.blobs import Store
 from tasks.cache.entries import Entries
 from tasks.records import EpochMetrics, ModelRef
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 EPOCHS, KILLS = 200, 10  # an epoch takes some hundredths of a second
 EPOCH_LINE = re.compile(r"train +epoch +\d+/\d+  loss")
