@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from operating import RUN_SECONDS, START_SECONDS, Operated, free_port, postgres
-from test_processes import comes_true, environment_in
+from operating import RUN_SECONDS, START_SECONDS, Operated, postgres
+from programs import comes_true, environment_in, free_port
 
 from deployments import commands
 from deployments.commands import ROOT, SERVER_SETTINGS, WORKER_SETTINGS

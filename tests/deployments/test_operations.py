@@ -30,7 +30,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import IntervalSchedule
-from test_processes import comes_true, environment_in, folders_in, run_program, write_dataset
+from programs import comes_true, environment_in, folders_in, run_program, write_dataset
 
 from deployments.credentials import AUTH, ENCRYPTION_KEY
 

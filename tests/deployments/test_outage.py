@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from operating import Operated
-from test_processes import (
+from programs import (
     folders_in,
     read_until,
     rest_of_stderr,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import tiny_arrays
-from test_processes import (
+from programs import (
     NOISE,
     Environment,
     comes_true,
