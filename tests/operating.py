@@ -242,6 +242,16 @@ class Operated:
                 flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[f"recovers:{run}"]))
             )
 
+    def replaced_once(self, dead: UUID) -> bool:
+        """Whether a dead run gets one new run, which completes while the dead one stays dead."""
+        assert self.becomes(dead, "Crashed"), self.state(dead)
+        assert comes_true(lambda: len(self.replacements(dead)) == 1, RUN_SECONDS)
+        (new,) = self.replacements(dead)
+        assert self.becomes(new.id, "Completed"), self.log("worker")
+        assert self.state(dead) == "Crashed"
+        assert f"recovered-by:{new.id}" in self.read(dead).tags
+        return len(self.replacements(dead)) == 1
+
     def triggered(self) -> set[str]:
         """The names of the automations that have acted."""
         asked = {"filter": {"event": {"name": ["prefect.automation.triggered"]}}}
