@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps
 CHECKED := flows tasks deployments tests
+# A file's tests stay together: they share what its fixtures made.
+IN_TWO := -n 2 --dist loadfile
 
 # No telemetry from Prefect's commands; the pipeline itself sees to its own.
 export DO_NOT_TRACK := 1
@@ -16,7 +18,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := 0
 .DEFAULT_GOAL := help
 # The stack, see deployments/README.md; its secrets are made when it is first used.
 .PHONY: server deploy worker doctor compose-secrets
-.PHONY: help run test test-slow test-all test-pythons check format bench cases seeds recipes screenshots lock clean
+.PHONY: help run test test-process test-stack test-slow test-all test-pythons check format bench cases seeds recipes screenshots lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,11 +41,17 @@ doctor: $(VENV)/.base ## say what is set up and reachable, what is wrong, and wh
 compose-secrets: $(VENV)/.base ## make the secrets that deployments/compose.yaml needs
 	@$(BIN)/python -m deployments compose-secrets
 
-test: $(VENV)/.dev ## the fast tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## the fast tests, in two processes
+	$(BIN)/python -m pytest $(IN_TWO) $(ARGS)
 
-test-slow: $(VENV)/.dev ## the tests with real servers, kills and the full dataset
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-process: $(VENV)/.dev ## the tests with real processes, signals and the full dataset
+	$(BIN)/python -m pytest -m process $(ARGS)
+
+test-stack: $(VENV)/.dev ## the tests with PostgreSQL, server, worker and browser
+	$(BIN)/python -m pytest -m stack $(ARGS)
+
+test-slow: $(VENV)/.dev ## both of these
+	$(BIN)/python -m pytest -m "process or stack" $(ARGS)
 
 test-all: test test-slow ## all tests
 
@@ -57,7 +65,7 @@ check: $(VENV)/.dev ## format, lint, types, direction of imports, consistency of
 	$(BIN)/lint-imports
 	$(BIN)/python -m pip --disable-pip-version-check check
 
-format: $(VENV)/.dev ## format the code and mend what the linter can
+format: $(VENV)/.dev ## format the code and fix what the linter can
 	$(BIN)/ruff format $(CHECKED)
 	$(BIN)/ruff check --fix $(CHECKED)
 

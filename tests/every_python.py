@@ -51,7 +51,9 @@ def main() -> int:
             continue
         print(f"Python {version}: {interpreter}", flush=True)
         python = environment(version, interpreter)
-        if subprocess.run([python, "-m", "pytest", "-q"], cwd=ROOT, check=False).returncode:
+        if subprocess.run(
+            [python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"], cwd=ROOT, check=False
+        ).returncode:
             failed.append(version)
     if failed:
         print(f"Failed on Python {', '.join(failed)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,15 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from programs import comes_true, environment_in, write_dataset
+from programs import (
+    HANG_SECONDS,
+    ROOT,
+    comes_true,
+    environment_in,
+    free_port,
+    run,
+    write_dataset,
+)
 
 from deployments.commands import command
 from deployments.credentials import AUTH, Stack, new_password, open_stack, stack_folder
@@ -36,11 +43,9 @@ from tasks.cache.blobs import Store
 from tasks.cache.entries import Entries
 from tasks.records import ModelRef
 
-ROOT = Path(__file__).parents[1]
 POSTGRES_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 START_SECONDS = 120.0
 RUN_SECONDS = 150.0
-HANG_SECONDS = 300.0
 # Quicker than an operator would have it, so that the tests do not wait.
 SOON = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the shortest that Prefect takes
@@ -50,11 +55,6 @@ SOON = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_DEPLOYMENT_BATCH_SIZE": "10",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
 }
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def as_someone_else() -> dict[str, str]:
@@ -153,26 +153,14 @@ class Operated:
 
     def deploy(self) -> None:
         """What `make deploy` does."""
-        done = self._run("deploy")
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        run([sys.executable, "-m", "deployments", "deploy"], self.environment)
 
     def doctor(self) -> str:
         """What `make doctor` says; its status has to be that."""
-        done = self._run("doctor")
+        command = [sys.executable, "-m", "deployments", "doctor"]
+        done = run(command, self.environment, status=None)
         assert (done.returncode == 0) == ("Nothing is wrong." in done.stdout), done.stderr
         return done.stdout
-
-    def _run(self, target: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "deployments", target],
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=HANG_SECONDS,
-            check=False,
-        )
 
     def answers(self) -> bool:
         """Whether the server answers."""
@@ -253,6 +241,16 @@ class Operated:
             return client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[f"recovers:{run}"]))
             )
+
+    def replaced_once(self, dead: UUID) -> bool:
+        """Whether a dead run gets one new run, which completes while the dead one stays dead."""
+        assert self.becomes(dead, "Crashed"), self.state(dead)
+        assert comes_true(lambda: len(self.replacements(dead)) == 1, RUN_SECONDS)
+        (new,) = self.replacements(dead)
+        assert self.becomes(new.id, "Completed"), self.log("worker")
+        assert self.state(dead) == "Crashed"
+        assert f"recovered-by:{new.id}" in self.read(dead).tags
+        return len(self.replacements(dead)) == 1
 
     def triggered(self) -> set[str]:
         """The names of the automations that have acted."""

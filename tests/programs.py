@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from builders import tiny_arrays
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -24,6 +25,9 @@ PROGRAM = "flows/mnist_flow.py"
 PATIENCE_SECONDS = 30.0
 SERVER_START_SECONDS = 120.0
 HANG_SECONDS = 300.0
+SERVER_MODULE = "tasks.server.process"
+# What a person need not see on standard error.
+NOISE = ["ERROR", "WARNING", "Warning", "Traceback", "locked", "absl", "oneDNN", "elemetry"]
 NO_TELEMETRY = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "0"}
 
 Environment = dict[str, str]
@@ -65,10 +69,19 @@ def write_dataset(path: Path, *, scaled: bool = False) -> Path:
     return path
 
 
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 def run(
-    command: list[str], environment: Environment, *, status: int = 0
+    command: list[str], environment: Environment, *, status: int | None = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the repository's root, to the exit status that is expected."""
+    """Run a command in the repository's root, to the exit status that is expected.
+
+    None takes any.
+    """
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -79,7 +92,7 @@ def run(
         timeout=HANG_SECONDS,
         check=False,
     )
-    assert status == done.returncode, f"{done.stdout}\n{done.stderr}"
+    assert status in (None, done.returncode), f"{done.stdout}\n{done.stderr}"
     return done
 
 
@@ -92,6 +105,65 @@ def run_program(
 def completed_run(folder: Path, options: list[str], environment: Environment) -> CompletedRun:
     done = run_program(options, environment)
     return CompletedRun(folder, options, environment, done.stdout, done.stderr)
+
+
+@contextmanager
+def started(options: list[str], environment: Environment) -> Iterator[subprocess.Popen[str]]:
+    """The program, in a process group of its own as in a terminal; killed at the end."""
+    with subprocess.Popen(
+        [sys.executable, PROGRAM, *options],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+def read_until(program: subprocess.Popen[str], text: str) -> None:
+    """Read standard error up to the first line with this text, while the program goes on."""
+    assert program.stderr is not None
+    before = []
+    for line in program.stderr:
+        before.append(line)
+        if text in line:
+            break
+    assert program.poll() is None, "".join(before)
+
+
+@contextmanager
+def program_in_training(
+    options: list[str], environment: Environment
+) -> Iterator[subprocess.Popen[str]]:
+    """The program from its first epoch on."""
+    with started(options, environment) as program:
+        read_until(program, "epoch")
+        yield program
+
+
+def rest_of_stderr(program: subprocess.Popen[str]) -> str:
+    """What the program still writes to standard error, until it ends."""
+    assert program.stderr is not None
+    rest = program.stderr.read()
+    program.wait(HANG_SECONDS)
+    return rest
+
+
+def own_servers(environment: Environment) -> list[int]:
+    """The servers that runs with this Prefect home brought up and that are alive."""
+    alive = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone by now, or someone else's
+            home = process.environ().get("PREFECT_HOME")
+            if SERVER_MODULE in process.cmdline() and home == environment["PREFECT_HOME"]:
+                alive.append(process.pid)
+    return alive
 
 
 def run_prefect(*arguments: str, environment: Environment) -> str:
@@ -126,8 +198,7 @@ def prepare_home(home: Path) -> None:
 @contextmanager
 def prefect_server_in(home: Path) -> Iterator[str]:
     """A Prefect server as an operator starts it; yields the URL of its API."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     url = f"http://127.0.0.1:{port}/api"
     # The UI asks the API at this address: without it, the one at port 4200.
     settings = {"PREFECT_API_URL": url, "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "0"}

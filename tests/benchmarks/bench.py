@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -129,7 +130,8 @@ def folder_bytes(folder: Path) -> int:
 @contextmanager
 def lasting_server(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """A Prefect server as an operator would start it; yields the environment to reach it."""
-    port = "47231"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
     url = f"http://127.0.0.1:{port}/api"
     command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--port", port]
     server = subprocess.Popen(

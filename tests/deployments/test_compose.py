@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
-from operating import RUN_SECONDS, START_SECONDS, Operated, free_port, postgres
-from programs import comes_true, environment_in
+from operating import RUN_SECONDS, START_SECONDS, Operated, postgres
+from programs import comes_true, environment_in, free_port
 
 from deployments import commands
 from deployments.commands import FOR_ALL, FOR_CLIENTS, FOR_SERVERS, ROOT
@@ -97,7 +97,7 @@ def test_no_secret_has_a_default() -> None:
     assert re.findall(r"\$\{\w+(.*?)\}", TEXT) == [":?run make compose-secrets"] * TEXT.count("${")
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 def test_compose_takes_it_and_reads_it_as_these_tests_do(
     env_file: Path, services: dict[str, Any]
 ) -> None:
@@ -109,7 +109,7 @@ def test_compose_takes_it_and_reads_it_as_these_tests_do(
             assert read[name].get(part) == service.get(part)
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 @pytest.mark.parametrize("name", sorted(NEEDED))
 def test_compose_refuses_it_without_a_secret(
     secrets: dict[str, str], name: str, tmp_path: Path
@@ -177,7 +177,7 @@ def redis(command: list[str], password: str, folder: Path, port: int) -> Iterato
             server.terminate()
 
 
-@pytest.mark.slow
+@pytest.mark.stack
 def test_its_processes_work_together_outside_of_containers(
     services: dict[str, Any], secrets: dict[str, str], tmp_path: Path
 ) -> None:
@@ -221,10 +221,7 @@ def test_its_processes_work_together_outside_of_containers(
             start("worker")
             dead = stack.submit(epochs=400)
             stack.in_training(dead).send_signal(signal.SIGKILL)
-            assert stack.becomes(dead, "Crashed"), stack.log("worker")
-            assert comes_true(lambda: len(stack.replacements(dead)) == 1, RUN_SECONDS)
-            (fresh,) = stack.replacements(dead)
-            assert stack.becomes(fresh.id, "Completed"), stack.log("worker")
+            assert stack.replaced_once(dead)
         finally:
             stack.end()
 

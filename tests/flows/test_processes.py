@@ -15,18 +15,18 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-import psutil
 import pytest
 from builders import STAGES, UNCHANGED
 from programs import (
     HANG_SECONDS,
+    NOISE,
     PATIENCE_SECONDS,
     PROGRAM,
     ROOT,
@@ -37,9 +37,14 @@ from programs import (
     completed_run,
     environment_in,
     folders_in,
+    own_servers,
     prefect_server_in,
+    program_in_training,
+    read_until,
+    rest_of_stderr,
     run,
     run_program,
+    started,
     write_dataset,
 )
 
@@ -48,72 +53,13 @@ from tasks.cache.entries import Entries
 from tasks.cache.housekeeping import damages
 from tasks.learning.backend import keras
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
-SERVER_MODULE = "tasks.server.process"
 HEAVY_LIBRARIES = {
     *("tensorflow", "keras", "pandas", "xarray", "pandera", "matplotlib", "sklearn", "scipy"),
     *("cleanlab", "PIL"),
 }
-NOISE = ["ERROR", "WARNING", "Warning", "Traceback", "locked", "absl", "oneDNN", "elemetry"]
 ENDLESS = "10000"  # epochs: half a minute on tiny images, more than any test lets it train
-
-
-def start_program(options: list[str], environment: Environment) -> subprocess.Popen[str]:
-    """The program, in a process group of its own as in a terminal."""
-    return subprocess.Popen(
-        [sys.executable, PROGRAM, *options],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def read_until(program: subprocess.Popen[str], text: str) -> None:
-    """Read standard error up to the first line with this text, while the program goes on."""
-    assert program.stderr is not None
-    before = []
-    for line in program.stderr:
-        before.append(line)
-        if text in line:
-            break
-    assert program.poll() is None, "".join(before)
-
-
-@contextmanager
-def program_in_training(
-    options: list[str], environment: Environment
-) -> Iterator[subprocess.Popen[str]]:
-    """The program from its first epoch on."""
-    with start_program(options, environment) as program:
-        try:
-            read_until(program, "epoch")
-            yield program
-        finally:
-            program.kill()
-
-
-def rest_of_stderr(program: subprocess.Popen[str]) -> str:
-    """What the program still writes to standard error, until it ends."""
-    assert program.stderr is not None
-    rest = program.stderr.read()
-    program.wait(HANG_SECONDS)
-    return rest
-
-
-def own_servers(environment: Environment) -> list[int]:
-    """The servers that runs with this Prefect home brought up and that are alive."""
-    alive = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):  # gone by now, or someone else's
-            home = process.environ().get("PREFECT_HOME")
-            if SERVER_MODULE in process.cmdline() and home == environment["PREFECT_HOME"]:
-                alive.append(process.pid)
-    return alive
 
 
 @pytest.fixture
@@ -295,7 +241,7 @@ def test_kill_takes_the_server_along(options: list[str], environment: Environmen
 def test_interrupt_while_the_program_loads_is_no_traceback(
     options: list[str], environment: Environment
 ) -> None:
-    with start_program(options, environment) as program:
+    with started(options, environment) as program:
         assert comes_true(lambda: len(own_servers(environment)) == 1)
         os.killpg(program.pid, signal.SIGINT)
         stderr = rest_of_stderr(program)
@@ -351,13 +297,10 @@ def test_run_that_waits_for_a_killed_one_goes_on_and_completes(
     options = [*options, "--epochs", "2000"]
     with program_in_training(options, environment) as first:
         first.send_signal(signal.SIGSTOP)  # it trains no further, and keeps its lock
-        with start_program(options, environment) as second:
-            try:
-                read_until(second, "waiting for another run")
-                first.kill()
-                stderr = rest_of_stderr(second)
-            finally:
-                second.kill()
+        with started(options, environment) as second:
+            read_until(second, "waiting for another run")
+            first.kill()
+            stderr = rest_of_stderr(second)
     assert second.returncode == 0, stderr
     assert re.search(r"^  train +computed ", stderr, re.MULTILINE)
 

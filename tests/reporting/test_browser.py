@@ -32,7 +32,7 @@ from playwright.sync_api import Browser, Page, expect
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from programs import client_of, environment_in, folders_in, prefect_server_in, run_program
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stack
 
 WIDE, NARROW = 1280, 390
 # Of the report of a run that looked for doubtful labels: by section.

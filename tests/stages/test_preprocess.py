@@ -43,7 +43,6 @@ def test_one_hot_has_its_one_in_the_column_of_the_label() -> None:
     assert one_hot(labels, classes=4).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
 
 
-@pytest.mark.slow
 def test_labels_become_what_keras_makes_of_them() -> None:
     from tasks.learning.backend import keras  # noqa: PLC0415 - takes 3 s, only this test needs it
 

@@ -128,7 +128,7 @@ def test_search_does_not_depend_on_the_model_of_the_run() -> None:
     assert RunSettings().screening == chosen.screening
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_swapped_labels_of_mnist_are_found(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

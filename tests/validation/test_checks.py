@@ -505,7 +505,7 @@ def test_command_says_when_there_is_no_such_dataset(
     assert "failed A dataset is mnist" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_our_profile_is_what_the_command_writes(tmp_path: Path) -> None:
     profile_command.main(["mnist", str(tmp_path / "mnist.json")])
 
@@ -547,7 +547,7 @@ def mnist(embedded: Arrays) -> Arrays:
     return {name: array.copy() for name, array in embedded.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.process
 class TestMnist:
     def test_it_passes_without_a_warning(self, examined: Examine, mnist: Arrays) -> None:
         results = examined(mnist, profile="mnist")
