@@ -129,7 +129,7 @@ def test_record_counts_with_its_content() -> None:
     }
 
 
-def test_model_counts_with_its_weights_alone() -> None:
+def test_file_of_a_model_does_not_count() -> None:
     assert content_of(model("a", file="b")) == content_of(model("a", file="c"))
 
 

@@ -48,11 +48,13 @@ from tasks.settings import RunSettings
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 R = TypeVar("R")
-CACHED = dict.fromkeys(STAGES[:-1], "unchanged")
+# What each stage says in a run in which nothing has changed; `publish` hears of those before it.
+CACHED = dict.fromkeys(STAGES[:-1], "unchanged") | {"fetch": "always runs"}
 AFTER_TRAINING = {
     "evaluate": "input: model changed",
     "illustrate": "input: model, metrics changed",
 }
+ALWAYS = ["fetch", "publish"]
 
 
 def reasons(run: Run) -> dict[str, str]:
@@ -107,14 +109,14 @@ class TestUnchanged:
     """What is served again."""
 
     def test_first_run_says_so(self, first_run: Run) -> None:
-        assert reasons(first_run) == dict.fromkeys(STAGES[:-1], "first run")
+        assert reasons(first_run) == dict.fromkeys(CACHED, "first run") | {"fetch": "always runs"}
 
     def test_rerun_computes_nothing_but_the_record(
         self, after_a_run: RunSettings, first_run: Run
     ) -> None:
         run = run_flow(after_a_run)
 
-        assert run.computed == ["publish"]
+        assert run.computed == ALWAYS
         assert reasons(run) == CACHED
         assert run.heard["publish"].why == "always runs"
         assert run.summary.accuracy == first_run.summary.accuracy
@@ -128,7 +130,7 @@ class TestUnchanged:
 
         run = run_flow(after_a_run.model_copy(update={"cache_dir": tmp_path / "moved"}))
 
-        assert run.computed == ["publish"]
+        assert run.computed == ALWAYS
 
     def test_earlier_settings_are_served_with_their_date(self, after_a_run: RunSettings) -> None:
         run_flow(after_a_run.model_copy(update={"epochs": 3}))
@@ -141,8 +143,10 @@ class TestUnchanged:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["publish"]
-        assert reasons(run) == dict.fromkeys(CACHED, "unchanged since 2026-02-03")
+        assert run.computed == ALWAYS
+        assert reasons(run) == dict.fromkeys(CACHED, "unchanged since 2026-02-03") | {
+            "fetch": "always runs"
+        }
 
     def test_refresh_computes_everything_and_gives_the_same_model(
         self, after_a_run: RunSettings, first_run: Run
@@ -150,7 +154,7 @@ class TestUnchanged:
         run = run_flow(after_a_run.model_copy(update={"refresh": True}))
 
         assert run.computed == STAGES
-        assert reasons(run) == dict.fromkeys(STAGES[:-1], "refresh")
+        assert reasons(run) == dict.fromkeys(CACHED, "refresh") | {"fetch": "always runs"}
         assert run.summary.weights_sha256 == first_run.summary.weights_sha256
 
 
@@ -169,7 +173,7 @@ class TestChanges:
     ) -> None:
         run = run_flow(after_a_run.model_copy(update=change))
 
-        assert run.computed == ["train", "evaluate", "illustrate", "publish"]
+        assert run.computed == ["fetch", "train", "evaluate", "illustrate", "publish"]
         assert reasons(run) == CACHED | {"train": why} | AFTER_TRAINING
 
     def test_one_changed_pixel_recomputes_everything(
@@ -182,12 +186,14 @@ class TestChanges:
 
         assert run.computed == STAGES
         assert reasons(run) == {
+            "fetch": "always runs",
             "load": "input: train-images-idx3-ubyte.gz changed",
             "validate": "input: x_train changed",
             "preprocess": "input: x_train changed",
             "train": "input: x_train changed",
             "evaluate": "input: model, x_train changed",
-            "illustrate": "input: x_train, model, metrics changed",
+            "illustrate_data": "input: x_train changed",
+            "illustrate": "input: model, metrics, x_train changed",
         }
 
     def test_same_content_compressed_again_recomputes_only_loading(
@@ -198,7 +204,7 @@ class TestChanges:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["load", "publish"]
+        assert run.computed == ["fetch", "load", "publish"]
 
     def test_new_version_of_a_library_recomputes_what_reaches_it(
         self, after_a_run: RunSettings, monkeypatch: pytest.MonkeyPatch
@@ -212,7 +218,7 @@ class TestChanges:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["train", "evaluate", "publish"]
+        assert run.computed == ["fetch", "train", "evaluate", "publish"]
         why = f"keras {before} → 99.0"
         assert reasons(run) == CACHED | {"train": why, "evaluate": why}
 
@@ -223,7 +229,7 @@ class TestChanges:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["preprocess", "publish"]
+        assert run.computed == ["fetch", "preprocess", "publish"]
         assert reasons(run) == CACHED | {"preprocess": "code: tasks/preprocess.py"}
 
     def test_code_edited_during_the_run_is_neither_served_nor_kept(
@@ -235,7 +241,7 @@ class TestChanges:
         run = run_flow(after_a_run)
 
         assert run.computed == STAGES
-        assert set(reasons(run).values()) == {"code edited during the run"}
+        assert set(reasons(run).values()) == {"code edited during the run", "always runs"}
         assert files_below(tmp_path / "cache" / "results") == before
 
 
@@ -265,7 +271,7 @@ class TestLostAndDamagedFiles:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["preprocess", "publish"]
+        assert run.computed == ["fetch", "preprocess", "publish"]
         assert reasons(run) == CACHED | {"preprocess": "lost: x_train"}
         assert lost.exists()
 
@@ -276,7 +282,7 @@ class TestLostAndDamagedFiles:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["preprocess", "publish"]
+        assert run.computed == ["fetch", "preprocess", "publish"]
         assert reasons(run) == CACHED | {"preprocess": "corrupt: x_train"}
         assert size == truncated.stat().st_size
 
@@ -354,7 +360,7 @@ class TestLostAndDamagedFiles:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["preprocess", "evaluate", "publish"]
+        assert run.computed == ["fetch", "preprocess", "evaluate", "publish"]
         assert [sha256_of_file(path) for path in altered] == [path.stem for path in altered]
 
     def test_disk_that_alters_whatever_is_written_ends_the_run(
@@ -387,7 +393,7 @@ class TestDamagedResults:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["preprocess", "publish"]
+        assert run.computed == ["fetch", "preprocess", "publish"]
         assert reasons(run) == CACHED | {"preprocess": "corrupt: result"}
         assert len(whole) == entry.stat().st_size
 
@@ -396,7 +402,7 @@ class TestDamagedResults:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["preprocess", "publish"]
+        assert run.computed == ["fetch", "preprocess", "publish"]
         assert reasons(run) == CACHED | {"preprocess": "lost: result"}
 
     def test_all_entries_torn(self, after_a_run: RunSettings) -> None:
@@ -406,14 +412,14 @@ class TestDamagedResults:
         run = run_flow(after_a_run)
 
         assert run.computed == STAGES
-        assert set(reasons(run).values()) == {"corrupt: result"}
+        assert set(reasons(run).values()) == {"corrupt: result", "always runs"}
 
     def test_forgotten_runs_cost_nothing_but_their_reasons(self, after_a_run: RunSettings) -> None:
         shutil.rmtree(after_a_run.cache_root / "latest")
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["publish"]
+        assert run.computed == ALWAYS
 
 
 class TestFailedStages:
@@ -509,7 +515,7 @@ class TestForgedResults:
         run = run_flow(after_a_run)
 
         assert not mark.exists()
-        assert run.computed == ["validate", "publish"]
+        assert run.computed == ["fetch", "validate", "publish"]
         assert reasons(run) == CACHED | {"validate": "corrupt: result"}
 
 
@@ -550,7 +556,7 @@ class TestFullDisk:
 
         run = run_flow(after_a_run)
 
-        assert run.computed == ["publish"]
+        assert run.computed == ALWAYS
         assert before == files_below(after_a_run.cache_root / "results")
 
 

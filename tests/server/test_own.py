@@ -39,7 +39,7 @@ def test_prefect_finds_it_past_any_proxy(
     assert [unstarted.url, after, "127.0.0.1"] == [os.environ[name] for name in names]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_it_answers_until_it_is_stopped(home: Path) -> None:
     del home
     server = OwnServer()
@@ -50,7 +50,7 @@ def test_it_answers_until_it_is_stopped(home: Path) -> None:
         httpx.get(f"{server.url}/health")
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_one_that_cannot_start_says_why(home: Path) -> None:
     (home / "prefect.db").mkdir()
     server = OwnServer()
