@@ -60,7 +60,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
             checked = validate(raw, rules, store)
         ready = preprocess(raw, store, wait_for=[checked])
         model = train(ready, plan, store)
-        metrics = evaluate(model, plan.model, ready, store)
+        metrics = evaluate(model, plan.model, plan.threads, ready, store)
         suspects = suspect(ready, settings.screening, store) if settings.label_suspects else None
         pictures = illustrate(raw, checked, ready, model, metrics, suspects, store)
         return publish(settings, plan, raw, checked, model, metrics, suspects, pictures, store)

@@ -270,7 +270,12 @@ def _stages(stages: dict[str, StageRecord]) -> Section:
 
 
 def _training(plan: TrainingPlan) -> str:
-    facts = [f"{plan.epochs} epochs", f"batch {plan.batch_size}", f"seed {plan.seed}"]
+    facts = [
+        f"{plan.epochs} epochs",
+        f"batch {plan.batch_size}",
+        f"seed {plan.seed}",
+        f"{plan.threads} threads",
+    ]
     if isinstance(plan.model, OwnModel):  # may have come compiled
         facts.append(f"code {plan.model.sha256[:12]}")
     else:
