@@ -197,9 +197,9 @@ class RunSettings(BaseModel):
     def plan(self) -> TrainingPlan:
         """What to train: the recipe's values, overruled by those that were set."""
         recipes = RECIPES.get(self.model, RECIPES["mlp"])  # of the user's own: as the mlp
-        recipe = recipes[self.recipe or next(iter(recipes))]
+        default: RecipeName = next(iter(recipes))
         chosen = self.model_dump(include=set(Recipe.model_fields), exclude_none=True)
-        return self._planned(self.network, recipe.model_dump() | chosen)
+        return self._planned(self.network, recipes[self.recipe or default].model_dump() | chosen)
 
     @property
     def screening(self) -> TrainingPlan:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,23 +40,21 @@ def suspect(ready: DatasetRef, plan: TrainingPlan, store: Store) -> Suspects:
 
     labels = store.open_array(ready.y_train).argmax(axis=1)
     probabilities = out_of_fold_probabilities(ready, labels, plan, store)
-    with _rare_classes_tolerated():
+    with rare_classes_tolerated():
         issues = find_label_issues(
             labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
         )
     get_run_logger().info("%d of %d labels are doubtful", len(issues), len(labels))
-    return Suspects(
-        found=tuple(
-            Suspect(
-                row=row,
-                label=int(labels[row]),
-                suggested=int(probabilities[row].argmax()),
-                quality=float(probabilities[row, labels[row]]),
-            )
-            for row in issues[:MOST_SUSPECTS].tolist()
-        ),
-        images=len(labels),
+    found = tuple(
+        Suspect(
+            row=row,
+            label=int(labels[row]),
+            suggested=int(probabilities[row].argmax()),
+            quality=float(probabilities[row, labels[row]]),
+        )
+        for row in issues[:MOST_SUSPECTS].tolist()
     )
+    return Suspects(found=found, images=len(labels))
 
 
 def out_of_fold_probabilities(
@@ -74,8 +71,8 @@ def out_of_fold_probabilities(
             advice="Leave it out.",
         )
     probabilities = np.empty((len(labels), ready.classes), np.float32)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=plan.seed)
-    with _rare_classes_tolerated():
+    with rare_classes_tolerated():
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=plan.seed)
         splits = list(folds.split(labels, labels))
     for number, (others, fold) in enumerate(splits):
 
@@ -86,12 +83,9 @@ def out_of_fold_probabilities(
     return probabilities
 
 
-@contextmanager
-def _rare_classes_tolerated() -> Iterator[None]:
-    """Their labels are judged as well as can be."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
+def rare_classes_tolerated() -> warnings.catch_warnings[None]:
+    """No warning of classes with fewer images than folds: they are judged as well as can be."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def _trained_on(

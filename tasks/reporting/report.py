@@ -270,12 +270,7 @@ def _stages(stages: dict[str, StageRecord]) -> Section:
 
 
 def _training(plan: TrainingPlan) -> str:
-    facts = [
-        f"{plan.epochs} epochs",
-        f"batch {plan.batch_size}",
-        f"seed {plan.seed}",
-        f"{plan.threads} threads",
-    ]
+    facts = [f"{plan.epochs} epochs", f"batch {plan.batch_size}", f"seed {plan.seed}"]
     if isinstance(plan.model, OwnModel):  # may have come compiled
         facts.append(f"code {plan.model.sha256[:12]}")
     else:
@@ -285,7 +280,7 @@ def _training(plan: TrainingPlan) -> str:
             f"label smoothing {plan.label_smoothing:g}",
             f"shifts by {plan.shift_pixels} px",
         ]
-    return ", ".join(facts)
+    return ", ".join([*facts, f"threads {plan.threads}"])
 
 
 def validation_summary(report: ValidationReport) -> str:
