@@ -50,9 +50,7 @@ def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
         keras.utils.clear_session(free_memory=False)
         if isinstance(plan.model, OwnModel):
             return _own_model(plan.model, plan, dataset)
-        model = _network(plan.model, plan, dataset)
-        _compile(model, plan, dataset)
-        return model
+        return _compile(_network(plan.model, plan, dataset), plan, dataset)
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -79,8 +77,8 @@ def load_model(path: Path, network: Network, threads: int, dataset: DatasetRef) 
     if not isinstance(network, OwnModel):
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     keras.utils.clear_session(free_memory=False)
-    model = _called(network, dataset)
-    model(_noise(model, network, dataset))  # makes what weights it has
+    model, images = _called(network, dataset)
+    model(images)  # makes what weights it has
     if model.compiled:
         model.optimizer.build(model.trainable_variables)  # they are in the file, too
     model.load_weights(path)
@@ -98,12 +96,13 @@ def _network(name: str, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
     return keras.Sequential([pixels, *hidden, probabilities], name=name)
 
 
-def _compile(model: keras.Model, plan: TrainingPlan, dataset: DatasetRef) -> None:
+def _compile(model: keras.Model, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
     model.compile(
         optimizer=OPTIMIZERS[plan.optimizer](learning_rate=_learning_rate(plan, dataset)),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.label_smoothing),
         metrics=["accuracy"],
     )
+    return model
 
 
 def _learning_rate(
@@ -124,10 +123,9 @@ def _learning_rate(
 
 def _own_model(own: OwnModel, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
     """What the user's function builds, compiled if it is not, and tried on two images."""
-    model = _called(own, dataset)
+    model, images = _called(own, dataset)
     if not model.compiled:
         _compile(model, plan, dataset)
-    images = _noise(model, own, dataset)
     labels = np.eye(len(images), dataset.classes, dtype=np.float32)
     unfit = partial(ModelError, where=own.place)
     try:
@@ -140,49 +138,37 @@ def _own_model(own: OwnModel, plan: TrainingPlan, dataset: DatasetRef) -> keras.
     sums = probabilities.sum(axis=-1)
     fits = probabilities.shape == labels.shape and probabilities.min() >= 0
     if not fits or not np.allclose(sums, 1, atol=1e-3):
-        received = f"outputs of shape {probabilities.shape[1:]} that sum to {sums.flat[0]:.3g}"
-        raise unfit(
-            f"The model must give {dataset.classes} probabilities, as a softmax does.",
-            received=received,
-        )
+        rule = f"The model must give {dataset.classes} probabilities, as a softmax does."
+        shape = probabilities.shape[1:]
+        raise unfit(rule, received=f"outputs of shape {shape} that sum to {sums.flat[0]:.3g}")
     if "accuracy" not in figures:
         rule = 'A model that comes compiled must have "accuracy" among its metrics.'
         raise unfit(rule, received=", ".join(figures))
     return model
 
 
-def _called(own: OwnModel, dataset: DatasetRef) -> keras.Model:
+def _called(
+    own: OwnModel, dataset: DatasetRef
+) -> tuple[keras.Model, Float32[np.ndarray, "image ..."]]:
+    """What the user's function builds, and two random images as it takes them."""
     model = call_own_model(own, height=dataset.height, width=dataset.width, classes=dataset.classes)
     if not isinstance(model, keras.Model):
         rule = "The function must return a keras.Model."
         raise ModelError(rule, received=type(model).__name__, where=own.place)
-    return model
-
-
-def _noise(
-    model: keras.Model, own: OwnModel, dataset: DatasetRef
-) -> Float32[np.ndarray, "image ..."]:
-    """Two random images as the model takes them. Raises ModelError for another size."""
     pixels = dataset.height * dataset.width
     shape = input_shape(model, pixels)
     if -1 in shape or math.prod(shape) != pixels:
-        raise ModelError(
-            f"The model's input must have the size of an image, {pixels} values in any shape.",
-            received=f"keras.Input({shape})",
-            where=own.place,
-        )
-    return np.random.default_rng(0).random((2, *shape), np.float32)
+        rule = f"The model's input must have the size of an image, {pixels} values in any shape."
+        raise ModelError(rule, received=f"keras.Input({shape})", where=own.place)
+    return model, np.random.default_rng(0).random((2, *shape), np.float32)
 
 
 def _cnn_layers(plan: TrainingPlan, dataset: DatasetRef) -> list[keras.layers.Layer]:
     height, width = dataset.height, dataset.width
     if min(height, width) < CNN_MIN_SIDE:
-        raise ModelError(
-            f"The cnn needs images of at least {CNN_MIN_SIDE} by {CNN_MIN_SIDE} pixels.",
-            received=f"{height} by {width}",
-            where=dataset.name,
-            advice="Use --model mlp.",
-        )
+        rule = f"The cnn needs images of at least {CNN_MIN_SIDE} by {CNN_MIN_SIDE} pixels."
+        received, advice = f"{height} by {width}", "Use --model mlp."
+        raise ModelError(rule, received=received, where=dataset.name, advice=advice)
     layers = keras.layers
     # Without the border a convolution takes a quarter less time, and MNIST's is empty.
     padding = "valid" if min(height, width) >= CNN_UNPADDED_SIDE else "same"

@@ -36,18 +36,14 @@ def find_own_model(text: str) -> OwnModel:
         raise ModelError("A model is mlp, cnn or FILE.py:FUNCTION.", received=text)
     path, function = Path(named["file"]).expanduser().absolute(), named["function"]
     if not path.stem.isidentifier() or path.with_suffix("").is_dir():
-        raise ModelError(
-            "The model's file must have a module's name that no folder beside it has.",
-            received=path.name,
-            where=path.parent,
-        )
+        rule = "The model's file must have a module's name that no folder beside it has."
+        raise ModelError(rule, received=path.name, where=path.parent)
     try:
         names = set(_defined(ast.parse(path.read_bytes(), str(path))))
         code = code_of_file(path)
     except OSError as error:
-        raise ModelError(
-            "The model's file must be readable.", received=error.strerror, where=path
-        ) from error
+        rule = "The model's file must be readable."
+        raise ModelError(rule, received=error.strerror, where=path) from error
     except (SyntaxError, ValueError) as error:
         raise ModelError("The model's file must be Python.", received=error, where=path) from error
     if function not in names and "*" not in names:
@@ -62,11 +58,9 @@ def call_own_model(own: OwnModel, **arguments: int) -> Any:
         with _importing_from(own.path.parent):
             result = _function(own)(**arguments)
     except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"The function must build a model from {', '.join(arguments)}.",
-            received=f"{type(error).__name__}: {error}",
-            where=own.place,
-        ) from error
+        rule = f"The function must build a model from {', '.join(arguments)}."
+        received = f"{type(error).__name__}: {error}"
+        raise ModelError(rule, received=received, where=own.place) from error
     if find_own_model(own.place) != own:  # what was imported is what the key says
         rule = "The model's file must not change while the run uses it."
         raise ModelError(rule, where=own.place, advice="Run again.")

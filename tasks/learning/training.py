@@ -1,19 +1,19 @@
 """Training a Keras model in compiled runs of many batches.
 
-Keras's own loop leaves most of the time to overhead for a network of this size. Here one
-compiled program takes a few dozen batches at a time and runs the model's own `train_step`
-for each: dense networks through XLA, convolutions through a plain graph, since XLA on CPU is
-slow for them. Memory-mapped images are handed to TensorFlow as they lie in the page cache,
-and the program picks each batch out of them: memory never holds the dataset.
+Keras's own loop leaves most of the time to overhead for a network of this size. Here one compiled
+program takes a few dozen batches at a time and runs the model's own `train_step` for each: dense
+networks through XLA, convolutions through a plain graph, since XLA on CPU is slow for them. It
+picks each batch out of memory-mapped images in the page cache: memory never holds the dataset.
 
-The order of the images in an epoch is drawn from (seed, epoch): neither the process nor the
-epochs before matter.
+The order of the images in an epoch is drawn from (seed, epoch), not from what came before.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +71,8 @@ def fit(
     callback that wants to hear of batches, is left to Keras's own loop, over the same batches.
 
     Args:
-        model: compiled; any loss, metrics and optimizer, whose learning rate may be a schedule.
-            Takes (batch, pixel) or any other shape of as many values.
+        model: any loss, metrics and optimizer, whose learning rate may be a schedule. Takes
+            (batch, pixel) or any other shape of as many values.
         images: in [0, 1]; may be memory-mapped, as the labels may.
         labels: as the loss wants them.
         epochs: the number of the last epoch.
@@ -84,11 +84,13 @@ def fit(
         callbacks: Keras's own or others.
         initial_epoch: epochs that are already done.
     """
-    shape = input_shape(model, images.shape[1])
+    pixels = images.shape[1]
+    shape, image_shape = input_shape(model, pixels), image_shape or (1, pixels)
     if validation_data is not None:
         held_out, truth = validation_data
         validation_data = held_out.reshape(len(held_out), *shape), truth
-    batches = _Batches(images, labels, batch_size, seed, shape, image_shape, shift_pixels)
+    tensors = _as_tensor(images), _as_tensor(labels)
+    batches = _Batches(*tensors, batch_size, seed, shape, image_shape, shift_pixels)
     program, reason = _compiled(model, callbacks, batches)
     if program is not None:
         return _fit(model, program, epochs, initial_epoch, callbacks, validation_data)
@@ -113,10 +115,7 @@ def state_of(model: keras.Model) -> list[keras.Variable]:
 
 
 class EpochListener(keras.callbacks.Callback):
-    """Tells one function of each epoch's number, from 1, and its metrics.
-
-    Another, if there is one, hears now and then how many epochs are done, as a fraction.
-    """
+    """Tells of each epoch's number, from 1, and metrics; now and then, how many are done so far."""
 
     def __init__(
         self,
@@ -189,68 +188,61 @@ def _fit(
     return model.history
 
 
+@dataclass(eq=False)
 class _Batches(keras.utils.PyDataset):
     """The batches of each epoch, by runs for a compiled program or singly for Keras's own loop.
 
     What an epoch draws is one row (number, down, right) for each image, in its order.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Labels,
-        batch_size: int,
-        seed: int,
-        input_shape: tuple[int, ...],
-        image_shape: tuple[int, int] | None,
-        shift_pixels: int,
-    ) -> None:
+    images: tf.Tensor
+    labels: tf.Tensor
+    batch_size: int
+    seed: int
+    input_shape: tuple[int, ...]
+    image_shape: tuple[int, int]
+    shift_pixels: int
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self._images, self._labels = _as_tensor(images), _as_tensor(labels)
-        self._seed, self._shift_pixels = seed, shift_pixels
-        self._input_shape, self._image_shape = input_shape, image_shape or (1, images.shape[1])
-        self._batch_size = min(batch_size, len(images))
-        self._whole, self._rest = divmod(len(images), self._batch_size)
+        self.batch_size = min(self.batch_size, len(self.images))
         self.draw(epoch=0)
 
     def __len__(self) -> int:
-        return self._whole + bool(self._rest)
+        return math.ceil(len(self.images) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[tf.Tensor, tf.Tensor]:
-        start = index * self._batch_size
-        return self.batch(tf.constant(self._drawn[start : start + self._batch_size]))
+        start = index * self.batch_size
+        return self.batch(tf.constant(self.drawn[start : start + self.batch_size]))
 
     def draw(self, epoch: int) -> None:
         """Go to an epoch; Keras's own `on_epoch_end` also comes before the first one."""
-        count = len(self._images)
-        order = epoch_order(self._seed, epoch, count)
-        shifts = epoch_shifts(self._seed, epoch, count, self._shift_pixels)
-        self._drawn = np.column_stack([order, shifts])
+        count = len(self.images)
+        shifts = epoch_shifts(self.seed, epoch, count, self.shift_pixels)
+        self.drawn = np.column_stack([epoch_order(self.seed, epoch, count), shifts])
 
     def batch(self, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Pick images and labels by their numbers, and move the images."""
         rows = drawn[:, 0]
-        images = tf.gather(self._images, rows)
-        if self._shift_pixels:
-            images = tf.reshape(images, (-1, *self._image_shape))
-            images = _moved(images, drawn[:, 1:], self._shift_pixels)
-        return tf.reshape(images, (-1, *self._input_shape)), tf.gather(self._labels, rows)
-
-    def shapes(self, most: int) -> Iterator[tuple[int, int, int]]:
-        """The shapes (batch, row, 3) that runs have: at most two, since each is compiled."""
-        yield min(most, self._whole), self._batch_size, 3
-        if self._rest:
-            yield 1, self._rest, 3
+        images = tf.gather(self.images, rows)
+        if self.shift_pixels:
+            images = tf.reshape(images, (-1, *self.image_shape))
+            images = _moved(images, drawn[:, 1:], self.shift_pixels)
+        return tf.reshape(images, (-1, *self.input_shape)), tf.gather(self.labels, rows)
 
     def runs(self, most: int) -> Iterator[tuple[np.ndarray, int]]:
-        """Runs of `most` batches, all of one shape and filled up, then the last, smaller batch."""
-        size, rest = min(most, self._whole), len(self._drawn) - self._rest
-        whole = self._drawn[:rest].reshape(self._whole, self._batch_size, 3)
-        for start in range(0, self._whole, size):
-            run = whole[start : start + size]
+        """Runs (batch, row, 3) of whole batches, and how many; then the last, smaller batch.
+
+        All but that one have the same shape, filled up: each shape is compiled.
+        """
+        whole, rest = divmod(len(self.images), self.batch_size)
+        batches = self.drawn[: len(self.drawn) - rest].reshape(whole, self.batch_size, 3)
+        size = min(most, whole)
+        for start in range(0, whole, size):
+            run = batches[start : start + size]
             yield np.pad(run, ((0, size - len(run)), (0, 0), (0, 0))), len(run)
-        if self._rest:
-            yield self._drawn[np.newaxis, rest:], 1
+        if rest:
+            yield self.drawn[np.newaxis, -rest:], 1
 
 
 def _as_tensor(array: np.ndarray) -> tf.Tensor:
@@ -325,8 +317,8 @@ def _program(model: keras.Model, batches: _Batches, through_xla: bool) -> EpochP
             parallel_iterations=1,  # each step needs the weights of the one before
         )
 
-    for shape in batches.shapes(most):  # compiles, and takes not a single step
-        train(tf.zeros(shape, tf.int32), tf.constant(0))
+    for shape in {run.shape for run, _ in batches.runs(most)}:
+        train(tf.zeros(shape, tf.int32), tf.constant(0))  # compiles, and takes not a single step
 
     def train_epoch(epoch: int) -> Iterator[float]:
         batches.draw(epoch)
