@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int, Int32
 
 from tasks.learning.backend import keras, tf
 from tasks.records import EpochMetrics
@@ -32,6 +32,7 @@ PREDICT_BYTES = 16 << 20
 
 Images = Float32[np.ndarray, "image pixel"]
 Labels = Float32[np.ndarray, "image class"]
+Rows = Int[np.ndarray, " row"]
 HeldOut = tuple[Float32[np.ndarray, "held_out pixel"], Float32[np.ndarray, "held_out class"]]
 # Trains one epoch, and says now and then which fraction of it is done.
 EpochProgram = Callable[[int], Iterator[float]]
@@ -58,6 +59,7 @@ def fit(
     epochs: int,
     batch_size: int,
     seed: int,
+    rows: Rows | None = None,
     image_shape: tuple[int, int] | None = None,
     shift_pixels: int = 0,
     validation_data: HeldOut | None = None,
@@ -78,6 +80,7 @@ def fit(
         epochs: the number of the last epoch.
         batch_size: images per optimizer step.
         seed: decides, with the epoch's number, the order of the images and their shifts.
+        rows: the numbers of the images to train on; all, unless given.
         image_shape: rows and columns; needed for shifts.
         shift_pixels: moves each image by up to as many pixels, down or up, left or right.
         validation_data: images and labels as above, to evaluate after each epoch.
@@ -89,8 +92,9 @@ def fit(
     if validation_data is not None:
         held_out, truth = validation_data
         validation_data = held_out.reshape(len(held_out), *shape), truth
+    rows = np.arange(len(images)) if rows is None else rows
     tensors = _as_tensor(images), _as_tensor(labels)
-    batches = _Batches(*tensors, batch_size, seed, shape, image_shape, shift_pixels)
+    batches = _Batches(*tensors, rows, batch_size, seed, shape, image_shape, shift_pixels)
     program, reason = _compiled(model, callbacks, batches)
     if program is not None:
         return _fit(model, program, epochs, initial_epoch, callbacks, validation_data)
@@ -134,16 +138,17 @@ class EpochListener(keras.callbacks.Callback):
 
 
 def predict(
-    model: keras.Model, images: Images, batch_size: int = EVALUATE_BATCH
-) -> Float32[np.ndarray, "image class"]:
-    """Probabilities for every image, the last few included.
+    model: keras.Model, images: Images, batch_size: int = EVALUATE_BATCH, rows: Rows | None = None
+) -> Float32[np.ndarray, "row class"]:
+    """Probabilities for every image, the last few included, or for the images of these numbers.
 
     Batches of large images are smaller, so that memory follows PREDICT_BYTES.
     """
+    rows = np.arange(len(images)) if rows is None else rows
     batch_size = max(1, min(batch_size, PREDICT_BYTES // images[0].nbytes))
     shape = (-1, *input_shape(model, images.shape[1]))
-    starts = range(0, len(images), batch_size)
-    batches = (images[start : start + batch_size].reshape(shape) for start in starts)
+    starts = range(0, len(rows), batch_size)
+    batches = (images[rows[start : start + batch_size]].reshape(shape) for start in starts)
     return np.concatenate([model.predict_on_batch(batch) for batch in batches])
 
 
@@ -192,11 +197,12 @@ def _fit(
 class _Batches(keras.utils.PyDataset):
     """The batches of each epoch, by runs for a compiled program or singly for Keras's own loop.
 
-    What an epoch draws is one row (number, down, right) for each image, in its order.
+    What is drawn for an epoch is (number, down, right) for each of the images, in its order.
     """
 
     images: tf.Tensor
     labels: tf.Tensor
+    rows: Rows
     batch_size: int
     seed: int
     input_shape: tuple[int, ...]
@@ -205,11 +211,11 @@ class _Batches(keras.utils.PyDataset):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.batch_size = min(self.batch_size, len(self.images))
+        self.batch_size = min(self.batch_size, len(self.rows))
         self.draw(epoch=0)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.batch_size)
+        return math.ceil(len(self.rows) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[tf.Tensor, tf.Tensor]:
         start = index * self.batch_size
@@ -217,9 +223,9 @@ class _Batches(keras.utils.PyDataset):
 
     def draw(self, epoch: int) -> None:
         """Go to an epoch; Keras's own `on_epoch_end` also comes before the first one."""
-        count = len(self.images)
-        shifts = epoch_shifts(self.seed, epoch, count, self.shift_pixels)
-        self.drawn = np.column_stack([epoch_order(self.seed, epoch, count), shifts])
+        rows = self.rows[epoch_order(self.seed, epoch, len(self.rows))]
+        shifts = epoch_shifts(self.seed, epoch, len(rows), self.shift_pixels)
+        self.drawn = np.column_stack([rows.astype(np.int32), shifts])
 
     def batch(self, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Pick images and labels by their numbers, and move the images."""
@@ -235,7 +241,7 @@ class _Batches(keras.utils.PyDataset):
 
         All but that one have the same shape, filled up: each shape is compiled.
         """
-        whole, rest = divmod(len(self.images), self.batch_size)
+        whole, rest = divmod(len(self.rows), self.batch_size)
         batches = self.drawn[: len(self.drawn) - rest].reshape(whole, self.batch_size, 3)
         size = min(most, whole)
         for start in range(0, whole, size):
@@ -247,17 +253,17 @@ class _Batches(keras.utils.PyDataset):
 
 def _as_tensor(array: np.ndarray) -> tf.Tensor:
     """An array as TensorFlow reads it: what is memory-mapped stays where it is."""
-    whole_file = (  # of a part, `offset` would lie
+    if (
         isinstance(array, np.memmap)
         and array.flags.c_contiguous
+        # Not a part of a file, of which `offset` would lie:
         and Path(str(array.filename)).stat().st_size == array.offset + array.nbytes
-    )
-    if not whole_file or tf.config.list_physical_devices("GPU"):
-        return tf.constant(array)
-    assert isinstance(array, np.memmap), "as was found above"
-    # Writable, or it could not be shared; private, so that nothing is ever written back.
-    shared = np.memmap(str(array.filename), array.dtype, "c", array.offset, array.shape)
-    return tf.experimental.dlpack.from_dlpack(np.asarray(shared).__dlpack__())
+        and not tf.config.list_physical_devices("GPU")
+    ):
+        # Writable, or it could not be shared; private, so that nothing is ever written back.
+        shared = np.memmap(str(array.filename), array.dtype, "c", array.offset, array.shape)
+        return tf.experimental.dlpack.from_dlpack(np.asarray(shared).__dlpack__())
+    return tf.constant(array)
 
 
 def _compiled(

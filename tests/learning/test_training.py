@@ -465,6 +465,19 @@ def test_callbacks_hear_of_the_evaluation_after_each_epoch(
     assert heard == ["begins", 0, "ends"] * 2
 
 
+@pytest.mark.parametrize("callbacks", [[], [HearsOfBatches()]], ids=["compiled", "by Keras"])
+def test_training_on_some_rows_is_training_on_these_images_alone(
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    x, y = noise(50, 48, 3)
+    rows = np.array([40, 3, 17, 8, 9, 31, 22])
+    alone, picked = (build_model(PLAN, dataset(8, 6, 3)) for _ in range(2))
+    fit_noise(alone, PLAN, x[rows], y[rows], callbacks, batch_size=3)
+    fit_noise(picked, PLAN, x, y, callbacks, batch_size=3, rows=rows)
+    assert bits(alone) == bits(picked)
+    np.testing.assert_array_equal(predict(picked, x, rows=rows), predict(alone, x[rows]))
+
+
 def test_early_stopping_stops() -> None:
     stopping = keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=2)
     _, history = train(PLAN, callbacks=[stopping], epochs=9)
