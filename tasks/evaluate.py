@@ -11,18 +11,20 @@ from tasks.records import DatasetRef, Metrics, ModelRef, Network
 
 
 @stage()
-def evaluate(model: ModelRef, network: Network, ready: DatasetRef, store: Store) -> Metrics:
+def evaluate(
+    model: ModelRef, network: Network, threads: int, ready: DatasetRef, store: Store
+) -> Metrics:
     """Score a model on every test image.
 
     Loss, accuracy, confusion, figures per class, calibration, and the most confident mistakes.
 
     Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32. `network`
-    says which code the model consists of, if it is the user's own.
+    says which code the model consists of, if it is the user's own. `threads` decide the last bits.
     """
     from tasks.learning.network import load_model
     from tasks.learning.training import predict
 
-    trained = load_model(store.require(model.keras_file), network, ready)
+    trained = load_model(store.require(model.keras_file), network, threads, ready)
     probabilities = predict(trained, store.open_array(ready.x_test))
     labels = store.open_array(ready.y_test).argmax(axis=1)
     metrics = score(probabilities, labels, store.put_array(probabilities))

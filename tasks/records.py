@@ -200,26 +200,55 @@ class OwnModel(Record):
     sha256: Sha256
     path: Path = Field(exclude=True)
 
+    @property
+    def place(self) -> str:
+        """FILE.py:FUNCTION."""
+        return f"{self.path}:{self.name}"
+
 
 Network = ModelName | OwnModel
 
 
-class TrainingPlan(Record):
-    """Everything that decides what training computes, apart from the data and the code.
+class Recipe(Record):
+    """How one model is trained. Here alone stand the bounds of these values and their help."""
 
-    `learning_rate` is the constant one, or the peak of the schedule.
-    """
+    epochs: int = Field(ge=1, le=10_000, description="passes over the training images")
+    batch_size: int = Field(ge=1, le=1_000_000, description="images per optimizer step")
+    hidden_units: int = Field(ge=1, le=65_536, description="width of the hidden layer")
+    learning_rate: float = Field(gt=0, le=100, description="the optimizer's step size, or its peak")
+    optimizer: OptimizerName = Field(description="how the weights follow the gradients")
+    schedule: ScheduleName = Field(
+        description="of the learning rate: constant, or one-cycle (up for three tenths of the "
+        "steps, then down to zero)"
+    )
+    label_smoothing: float = Field(
+        ge=0, lt=1, description="fraction of each label that is spread over all classes"
+    )
+    shift_pixels: int = Field(
+        ge=0,
+        le=64,
+        title="Shift",
+        description="each training image is moved by up to as many pixels, newly drawn in each "
+        "epoch",
+    )
+
+
+class TrainingPlan(Recipe):
+    """Everything that decides what training computes, apart from the data and the code."""
 
     model: Network
-    hidden_units: int
-    epochs: int
-    batch_size: int
-    optimizer: OptimizerName
-    learning_rate: float
-    schedule: ScheduleName
-    label_smoothing: float
-    shift_pixels: int
-    seed: int
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**32 - 1,
+        description="decides the initial weights and the order of the images",
+    )
+    threads: int = Field(
+        default=2,
+        ge=1,
+        le=1024,
+        description="threads that compute in TensorFlow; part of what decides the last bits",
+    )
 
     @property
     def model_name(self) -> str:

@@ -8,6 +8,7 @@ itself: a deployer's environment must not become the form's defaults.
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,7 +23,7 @@ from tasks.records import (
     ModelName,
     Network,
     OptimizerName,
-    OwnModel,
+    Recipe,
     ScheduleName,
     TrainingPlan,
     ValidationRules,
@@ -32,22 +33,6 @@ from tasks.validation.profiles import find_profile
 APPLICATION = "mnist-pipeline"
 
 RecipeName = Literal["reference", "fast", "long"]
-
-
-class Recipe(BaseModel):
-    """How one model is trained unless the settings say otherwise. Data, not code."""
-
-    model_config = ConfigDict(frozen=True)
-
-    epochs: int
-    batch_size: int
-    hidden_units: int
-    learning_rate: float
-    optimizer: OptimizerName
-    schedule: ScheduleName
-    label_smoothing: float
-    shift_pixels: int
-
 
 # The published experiment: Dense 64 ReLU, Dense 10 softmax, RMSprop at Keras's defaults.
 REFERENCE = Recipe(
@@ -71,17 +56,10 @@ FAST_MLP = Recipe(
     label_smoothing=0.05,
     shift_pixels=1,
 )
-FAST_CNN = Recipe(
-    epochs=6,
-    batch_size=250,
-    hidden_units=256,
-    learning_rate=0.005,
-    optimizer="adam",
-    schedule="one-cycle",
-    label_smoothing=0.1,
-    shift_pixels=2,
+FAST_CNN = FAST_MLP.model_copy(
+    update={"epochs": 6, "hidden_units": 256, "label_smoothing": 0.1, "shift_pixels": 2}
 )
-# By model, the one that it is trained with unless another is chosen first.
+# By model. It is trained with the first one unless another is chosen.
 RECIPES: dict[ModelName, dict[RecipeName, Recipe]] = {
     "mlp": {
         "reference": REFERENCE,
@@ -95,98 +73,59 @@ SEVERITY: dict[CheckName, ChosenSeverity] = dict.fromkeys(get_args(CheckName), "
 Severities = Annotated[
     dict[CheckName, ChosenSeverity],
     Field(
-        title="Severity",
         description="of a check of the images, as in duplicates=error: error, warning or off; "
-        f"of {', '.join(SEVERITY)}, each a warning unless set",
+        f"of {', '.join(SEVERITY)}, each a warning unless set"
     ),
 ]
+
+
+def _declared(name: str) -> Any:
+    """A setting as TrainingPlan declares it; one of a recipe is None unless it is set."""
+    declared = TrainingPlan.model_fields[name]
+    default, text = declared.default, declared.description
+    if name in Recipe.model_fields:
+        firsts = {model: next(iter(recipes.values())) for model, recipes in RECIPES.items()}
+        values = ", ".join(f"{model} {getattr(recipe, name)}" for model, recipe in firsts.items())
+        default, text = None, f"{text}; the recipe's ({values}) unless set"
+    bounds = {key: value for bound in declared.metadata for key, value in asdict(bound).items()}
+    return Field(default=default, title=declared.title, description=text, **bounds)
 
 
 class RunSettings(BaseModel):
     """The parameters of a training run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="Training run")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        title="Training run",
+        field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
+    )
 
     dataset: str = Field(
         default="mnist",
         min_length=1,
-        title="Dataset",
         description="mnist, fashion_mnist, kmnist, a folder of four IDX files, or an .npz file",
     )
     model: ModelName = Field(
         default="mlp",
-        title="Model",
         description="mlp: the reference network, one hidden layer; cnn: a small convolutional one",
     )
     recipe: RecipeName | None = Field(
         default=None,
-        title="Recipe",
-        description="how it is trained where the next eight say nothing: reference (the mlp's "
-        "default), fast (the cnn's), or long, for the last tenths of a percent",
+        description=f"how it is trained where the next {len(Recipe.model_fields)} say nothing: "
+        "reference (the mlp's default), fast (the cnn's), or long, for the last tenths of a "
+        "percent",
     )
-    epochs: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        title="Epochs",
-        description="passes over the training images; the recipe's (mlp 12, cnn 6) unless set",
-    )
-    batch_size: int | None = Field(
-        default=None,
-        ge=1,
-        le=1_000_000,
-        title="Batch size",
-        description="images per optimizer step; the recipe's (mlp 100, cnn 250) unless set",
-    )
-    hidden_units: int | None = Field(
-        default=None,
-        ge=1,
-        le=65_536,
-        title="Hidden units",
-        description="width of the hidden layer; the recipe's (mlp 64, cnn 256) unless set",
-    )
-    learning_rate: float | None = Field(
-        default=None,
-        gt=0,
-        le=100,
-        title="Learning rate",
-        description="the optimizer's step size, or its peak; the recipe's (mlp 0.001, cnn 0.005) "
-        "unless set",
-    )
-    optimizer: OptimizerName | None = Field(
-        default=None,
-        title="Optimizer",
-        description="the recipe's (mlp rmsprop, cnn adam) unless set",
-    )
-    schedule: ScheduleName | None = Field(
-        default=None,
-        title="Schedule",
-        description="of the learning rate: constant, or one-cycle (up for three tenths of the "
-        "steps, then down to zero); the recipe's unless set",
-    )
-    label_smoothing: float | None = Field(
-        default=None,
-        ge=0,
-        lt=1,
-        title="Label smoothing",
-        description="fraction of each label that is spread over all classes; the recipe's unless "
-        "set",
-    )
-    shift_pixels: int | None = Field(
-        default=None,
-        ge=0,
-        le=64,
-        title="Shift",
-        description="each training image is moved by up to as many pixels, anew in each epoch; "
-        "the recipe's unless set",
-    )
-    seed: int = Field(
-        default=0,
-        ge=0,
-        le=2**32 - 1,
-        title="Seed",
-        description="decides the initial weights and the order of the images",
-    )
+    epochs: int | None = _declared("epochs")
+    batch_size: int | None = _declared("batch_size")
+    hidden_units: int | None = _declared("hidden_units")
+    learning_rate: float | None = _declared("learning_rate")
+    optimizer: OptimizerName | None = _declared("optimizer")
+    schedule: ScheduleName | None = _declared("schedule")
+    label_smoothing: float | None = _declared("label_smoothing")
+    shift_pixels: int | None = _declared("shift_pixels")
+    seed: int = _declared("seed")
+    threads: int = _declared("threads")
     severity: Severities = {}
     max_psi: float = Field(
         default=0.25,
@@ -203,7 +142,6 @@ class RunSettings(BaseModel):
     profile: str | None = Field(
         default=None,
         min_length=1,
-        title="Profile",
         description="what drift is measured against: mnist, or a file that mnist-profile wrote; "
         "the dataset's own, if it is among these, unless set",
     )
@@ -216,13 +154,10 @@ class RunSettings(BaseModel):
     )
     label_suspects: bool = Field(
         default=False,
-        title="Label suspects",
         description="look for training images whose label is doubtful, and show them in the report",
     )
     refresh: bool = Field(
-        default=False,
-        title="Refresh",
-        description="compute every stage anew and replace what is cached",
+        default=False, description="compute every stage again and replace what is cached"
     )
     cache_dir: Path | None = Field(
         default=None,
@@ -238,23 +173,17 @@ class RunSettings(BaseModel):
     @property
     def cache_root(self) -> Path:
         """The cache folder that this run uses, absolute."""
-        chosen = self.cache_dir or platformdirs.user_cache_path(APPLICATION)
-        return _absolute(chosen)
+        return _absolute(self.cache_dir or platformdirs.user_cache_path(APPLICATION))
 
     @property
     def model_root(self) -> Path:
         """The folder for models and reports that this run uses, absolute."""
-        chosen = self.model_dir or platformdirs.user_data_path(APPLICATION) / "models"
-        return _absolute(chosen)
+        return _absolute(self.model_dir or platformdirs.user_data_path(APPLICATION) / "models")
 
     @field_validator("recipe")
     @classmethod
-    def _is_a_recipe_of_the_model(
-        cls,
-        recipe: RecipeName | None,
-        info: Any,  # a ValidationInfo, which cannot be checked at run time
-    ) -> RecipeName | None:
-        model = info.data.get("model")
+    def _is_a_recipe_of_the_model(cls, recipe: RecipeName | None, info: Any) -> RecipeName | None:
+        model = info.data.get("model")  # of a ValidationInfo, which the tests cannot check
         if model in RECIPES and recipe is not None and recipe not in RECIPES[model]:
             raise ValueError(f"{model} has the recipes {', '.join(RECIPES[model])}, not {recipe}")
         return recipe
@@ -267,13 +196,18 @@ class RunSettings(BaseModel):
     @property
     def plan(self) -> TrainingPlan:
         """What to train: the recipe's values, overruled by those that were set."""
-        network = self.network
-        recipes = RECIPES["mlp" if isinstance(network, OwnModel) else network]
+        recipes = RECIPES.get(self.model, RECIPES["mlp"])  # of the user's own: as the mlp
         default: RecipeName = next(iter(recipes))
-        recipe = recipes[self.recipe or default]
-        chosen = {name: getattr(self, name) for name in Recipe.model_fields}
-        merged = recipe.model_copy(update={k: v for k, v in chosen.items() if v is not None})
-        return TrainingPlan(model=network, seed=self.seed, **merged.model_dump())
+        chosen = self.model_dump(include=set(Recipe.model_fields), exclude_none=True)
+        return self._planned(self.network, recipes[self.recipe or default].model_dump() | chosen)
+
+    @property
+    def screening(self) -> TrainingPlan:
+        """How the networks that look for doubtful labels are trained, whatever the model."""
+        return self._planned("mlp", FAST_MLP.model_dump())
+
+    def _planned(self, network: Network, values: dict[str, Any]) -> TrainingPlan:
+        return TrainingPlan(model=network, seed=self.seed, threads=self.threads, **values)
 
     def rules(self, dataset: str) -> ValidationRules:
         """What a run holds its dataset to. Raises ProfileError as `find_profile` does."""
@@ -284,25 +218,17 @@ class RunSettings(BaseModel):
             profile=find_profile(self.profile, dataset),
         )
 
-    @property
-    def screening(self) -> TrainingPlan:
-        """How the networks that look for doubtful labels are trained, whatever the model."""
-        recipe = RECIPES["mlp"]["fast"]
-        return TrainingPlan(model="mlp", seed=self.seed, **recipe.model_dump())
-
 
 class LocalRunSettings(RunSettings):
     """The parameters of a run that is started here, by its user.
 
-    It may train a model of the user's own. A deployment's form takes no such settings: they
-    name a file to run.
+    It may train a model of the user's own. A deployment's form does not: that names a file to run.
     """
 
     model: str = Field(  # type: ignore[assignment]  # wider on purpose
         default="mlp",
-        title="Model",
-        description="mlp: the reference network, one hidden layer; cnn: a small convolutional "
-        "one; FILE.py:FUNCTION: your own Keras model, from FUNCTION(height, width, classes)",
+        description=f"{RunSettings.model_fields['model'].description}; FILE.py:FUNCTION: your own "
+        "Keras model, from FUNCTION(height, width, classes)",
     )
 
     @field_validator("model")
@@ -318,9 +244,7 @@ class LocalRunSettings(RunSettings):
     @property
     def network(self) -> Network:
         """Which model to train."""
-        if self.model in RECIPES:
-            return self.model
-        return find_own_model(self.model)
+        return self.model if self.model in RECIPES else find_own_model(self.model)
 
 
 def _absolute(path: Path) -> Path:

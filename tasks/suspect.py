@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int
 from prefect import get_run_logger
 
-from tasks.cache.blobs import PARTIAL, Store, errors_named
+from tasks.cache.blobs import Store
 from tasks.errors import ModelError
 from tasks.orchestration.account import listener
 from tasks.orchestration.stage import stage
 from tasks.records import DatasetRef, Suspect, Suspects, TrainingPlan
 
+if TYPE_CHECKING:
+    from tasks.learning.backend import keras
+
 FOLDS = 3
 MOST_SUSPECTS = 100
-CHUNK_BYTES = 16 << 20
+
+Rows = Int[np.ndarray, " row"]
 
 
 @stage()
@@ -40,23 +42,21 @@ def suspect(ready: DatasetRef, plan: TrainingPlan, store: Store) -> Suspects:
 
     labels = store.open_array(ready.y_train).argmax(axis=1)
     probabilities = out_of_fold_probabilities(ready, labels, plan, store)
-    with _rare_classes_tolerated():
+    with rare_classes_tolerated():
         issues = find_label_issues(
             labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
         )
     get_run_logger().info("%d of %d labels are doubtful", len(issues), len(labels))
-    return Suspects(
-        found=tuple(
-            Suspect(
-                row=row,
-                label=int(labels[row]),
-                suggested=int(probabilities[row].argmax()),
-                quality=float(probabilities[row, labels[row]]),
-            )
-            for row in issues[:MOST_SUSPECTS].tolist()
-        ),
-        images=len(labels),
+    found = tuple(
+        Suspect(
+            row=row,
+            label=int(labels[row]),
+            suggested=int(probabilities[row].argmax()),
+            quality=float(probabilities[row, labels[row]]),
+        )
+        for row in issues[:MOST_SUSPECTS].tolist()
     )
+    return Suspects(found=found, images=len(labels))
 
 
 def out_of_fold_probabilities(
@@ -64,6 +64,8 @@ def out_of_fold_probabilities(
 ) -> Float32[np.ndarray, "image class"]:
     """What a network says of each training image that was trained on the two other thirds."""
     from sklearn.model_selection import StratifiedKFold
+
+    from tasks.learning.training import predict
 
     if np.bincount(labels).max() < FOLDS:
         raise ModelError(
@@ -73,68 +75,42 @@ def out_of_fold_probabilities(
             advice="Leave it out.",
         )
     probabilities = np.empty((len(labels), ready.classes), np.float32)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=plan.seed)
-    with _rare_classes_tolerated():
+    with rare_classes_tolerated():
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=plan.seed)
         splits = list(folds.split(labels, labels))
     for number, (others, fold) in enumerate(splits):
 
         def show(epochs_done: float, done: int = number * plan.epochs) -> None:
             listener().trained(done + epochs_done, FOLDS * plan.epochs)
 
-        probabilities[fold] = _trained_on(others, fold, ready, plan, store, show)
+        model = _trained_on(others, ready, plan, store, show)
+        probabilities[fold] = predict(model, store.open_array(ready.x_train), rows=fold)
     return probabilities
 
 
-@contextmanager
-def _rare_classes_tolerated() -> Iterator[None]:
-    """Their labels are judged as well as can be."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
+def rare_classes_tolerated() -> warnings.catch_warnings[None]:
+    """No warning of classes with fewer images than folds: they are judged as well as can be."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def _trained_on(
-    others: Int[np.ndarray, " row"],
-    fold: Int[np.ndarray, " held_out"],
-    ready: DatasetRef,
-    plan: TrainingPlan,
-    store: Store,
-    show: Callable[[float], None],
-) -> Float32[np.ndarray, "held_out class"]:
-    """Probabilities for the images of a fold, from a network that was trained on the others.
-
-    The arrays of either part lie in files for as long as it takes, not in memory.
-    """
+    others: Rows, ready: DatasetRef, plan: TrainingPlan, store: Store, show: Callable[[float], None]
+) -> keras.Model:
     from tasks.learning.network import build_model
-    from tasks.learning.training import EpochListener, fit, predict
+    from tasks.learning.training import EpochListener, fit
 
-    x_train, y_train = store.open_array(ready.x_train), store.open_array(ready.y_train)
-    part = ready.x_train.model_copy(update={"shape": (len(others), x_train.shape[1])})
+    part = ready.x_train.model_copy(update={"shape": (len(others), *ready.x_train.shape[1:])})
     model = build_model(plan, ready.model_copy(update={"x_train": part}))
-    with (
-        errors_named(store.blobs),
-        tempfile.TemporaryDirectory(dir=store.blobs, suffix=PARTIAL) as folder,
-    ):
-        fit(
-            model,
-            _rows(x_train, others, Path(folder) / "images.npy"),
-            y_train[others],
-            epochs=plan.epochs,
-            batch_size=plan.batch_size,
-            seed=plan.seed,
-            image_shape=(ready.height, ready.width),
-            shift_pixels=plan.shift_pixels,
-            callbacks=[EpochListener(lambda *_: None, show)],
-        )
-        return predict(model, _rows(x_train, fold, Path(folder) / "held_out.npy"))
-
-
-def _rows(array: np.ndarray, rows: Int[np.ndarray, " row"], path: Path) -> np.ndarray:
-    """Some rows of a memory-mapped array, as another one in a file."""
-    chosen = np.lib.format.open_memmap(path, "w+", array.dtype, (len(rows), *array.shape[1:]))
-    count = max(1, CHUNK_BYTES // array[0].nbytes)
-    for start in range(0, len(rows), count):
-        chosen[start : start + count] = array[rows[start : start + count]]
-    chosen.flush()
-    stored: np.ndarray = np.load(path, mmap_mode="r")
-    return stored
+    fit(
+        model,
+        store.open_array(ready.x_train),
+        store.open_array(ready.y_train),
+        epochs=plan.epochs,
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+        rows=others,
+        image_shape=(ready.height, ready.width),
+        shift_pixels=plan.shift_pixels,
+        callbacks=[EpochListener(lambda *_: None, show)],
+    )
+    return model

@@ -1,8 +1,8 @@
-"""Keras on TensorFlow, imported without TensorFlow's chatter.
+"""Keras on TensorFlow: imported without TensorFlow's chatter, on a chosen number of threads.
 
 TensorFlow 2.21 writes a dozen lines about CPU features and absent GPUs while it is
 imported, past every logging setting (tensorflow issue 100442). They are held back, and
-shown only if the import fails.
+shown only if the import fails or ends the process.
 
 This module takes 3 s to import: only the modules that stages import in their bodies do so.
 """
@@ -10,28 +10,41 @@ This module takes 3 s to import: only the modules that stages import in their bo
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from threading import Lock
+
+from tasks.errors import ModelError
+
+# Shows what it was given once there is no more to come, even if the giver has crashed.
+SHOW_AT_THE_END = 'while IFS= read -r line; do held="$held$line\n"; done; printf %s "$held$line"'
+
+_one_at_a_time = Lock()
 
 
 @contextmanager
 def native_stderr_held_back() -> Iterator[None]:
     """Hold back what C++ writes to descriptor 2; `sys.stderr` goes on as before."""
     sys.stderr.flush()
-    original = os.dup(2)
-    with tempfile.TemporaryFile() as held, os.fdopen(original, "w", buffering=1) as stream:
-        os.dup2(held.fileno(), 2)
+    with (
+        subprocess.Popen(["/bin/sh", "-c", SHOW_AT_THE_END], stdin=subprocess.PIPE, stdout=2) as sh,
+        os.fdopen(os.dup(2), "w", buffering=1) as stream,
+    ):
+        assert sh.stdin is not None, "it is a pipe"
+        os.dup2(sh.stdin.fileno(), 2)
+        failed = False
         try:
             with redirect_stderr(stream):
                 yield
         except Exception:
-            held.seek(0)
-            stream.write(held.read().decode(errors="replace"))
+            failed = True
             raise
         finally:
             os.dup2(stream.fileno(), 2)
+            if not failed:
+                sh.kill()
 
 
 with native_stderr_held_back():
@@ -47,4 +60,25 @@ keras.config.set_floatx("float32")
 keras.config.set_epsilon(1e-7)
 keras.config.set_image_data_format("channels_last")
 
-__all__ = ["keras", "tf"]
+
+def use_threads(count: int) -> None:
+    """Let TensorFlow compute each operation with so many threads, from now on.
+
+    How a sum is divided among threads decides its last bits. Raises ModelError if this process
+    has begun to compute with another number: TensorFlow cannot change it then.
+    """
+    with _one_at_a_time:
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(count)
+        except RuntimeError as error:
+            used = tf.config.threading.get_intra_op_parallelism_threads()
+            raise ModelError(
+                "A process computes with one number of threads, from its first computation on.",
+                received=f"{count} threads after {used or 'one for each core'}",
+                where="--threads",
+                advice="Start another process.",
+            ) from error
+        tf.config.list_logical_devices()  # TensorFlow starts to compute: the number is fixed
+
+
+__all__ = ["keras", "tf", "use_threads"]

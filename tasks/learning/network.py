@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
 from tasks.errors import ModelError
-from tasks.learning.backend import keras
+from tasks.learning.backend import keras, use_threads
 from tasks.learning.own_model import call_own_model
 from tasks.learning.seeding import seeded
 from tasks.learning.training import input_shape
@@ -40,18 +41,16 @@ def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
     Input: (batch, pixel) float32 in [0, 1], or of a user's own model any shape of as many
     values. Output: (batch, class) probabilities.
 
-    Raises:
-        ModelError: the images are smaller than the network can pool.
-        ModelError: the user's function does not give a model that fits.
+    Raises ModelError if the images are smaller than the network can pool, if the user's function
+    does not give a model that fits, or as `use_threads` does.
     """
+    use_threads(plan.threads)
     with seeded(plan.seed):
         # Layers without a name are numbered, and the digest has names. Garbage is left: 0.3 s.
         keras.utils.clear_session(free_memory=False)
         if isinstance(plan.model, OwnModel):
             return _own_model(plan.model, plan, dataset)
-        model = _network(plan.model, plan, dataset)
-        _compile(model, plan, dataset)
-        return model
+        return _compile(_network(plan.model, plan, dataset), plan, dataset)
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -68,41 +67,42 @@ def weights_digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: Path, network: Network, dataset: DatasetRef) -> keras.Model:
+def load_model(path: Path, network: Network, threads: int, dataset: DatasetRef) -> keras.Model:
     """Read a model that `train` saved, for predictions. Code inside the file is never run.
 
-    A user's own model is built anew by its function and takes the weights only. Raises
+    A user's own model is built again by its function and takes the weights only. Raises
     ModelError.
     """
-    if isinstance(network, OwnModel):
-        keras.utils.clear_session(free_memory=False)
-        model = _called(network, dataset)
-        model(_noise(model, network, dataset))  # makes what weights it has
-        if model.compiled:
-            model.optimizer.build(model.trainable_variables)  # they are in the file, too
-        model.load_weights(path)
-        return model
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+    use_threads(threads)
+    if not isinstance(network, OwnModel):
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    keras.utils.clear_session(free_memory=False)
+    model, images = _called(network, dataset)
+    model(images)  # makes what weights it has
+    if model.compiled:
+        model.optimizer.build(model.trainable_variables)  # they are in the file, too
+    model.load_weights(path)
+    return model
 
 
 def _network(name: str, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
-    hidden = {"mlp": _mlp_layers, "cnn": _cnn_layers}[name](plan, dataset)
-    return keras.Sequential(
-        [
-            keras.Input((dataset.height * dataset.width,), name="pixels"),
-            *hidden,
-            keras.layers.Dense(dataset.classes, activation="softmax", name="probabilities"),
-        ],
-        name=name,
-    )
+    dense = keras.layers.Dense
+    if name == "mlp":
+        hidden = [dense(plan.hidden_units, activation="relu", name="hidden")]
+    else:
+        hidden = _cnn_layers(plan, dataset)
+    pixels = keras.Input((dataset.height * dataset.width,), name="pixels")
+    probabilities = dense(dataset.classes, activation="softmax", name="probabilities")
+    return keras.Sequential([pixels, *hidden, probabilities], name=name)
 
 
-def _compile(model: keras.Model, plan: TrainingPlan, dataset: DatasetRef) -> None:
+def _compile(model: keras.Model, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
     model.compile(
         optimizer=OPTIMIZERS[plan.optimizer](learning_rate=_learning_rate(plan, dataset)),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.label_smoothing),
         metrics=["accuracy"],
     )
+    return model
 
 
 def _learning_rate(
@@ -123,81 +123,52 @@ def _learning_rate(
 
 def _own_model(own: OwnModel, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
     """What the user's function builds, compiled if it is not, and tried on two images."""
-    model = _called(own, dataset)
+    model, images = _called(own, dataset)
     if not model.compiled:
         _compile(model, plan, dataset)
-    images = _noise(model, own, dataset)
     labels = np.eye(len(images), dataset.classes, dtype=np.float32)
+    unfit = partial(ModelError, where=own.place)
     try:
         probabilities = np.asarray(model(images))
         figures = model.test_on_batch(images, labels, return_dict=True)
         json.dumps(model.get_config())
     except Exception as error:
-        raise ModelError(
-            "The model must take one-hot labels, and be one that Keras can save.",
-            received=f"{type(error).__name__}: {error}",
-            where=f"{own.path}:{own.name}",
-        ) from error
+        rule = "The model must take one-hot labels, and be one that Keras can save."
+        raise unfit(rule, received=f"{type(error).__name__}: {error}") from error
     sums = probabilities.sum(axis=-1)
-    if (
-        probabilities.shape != labels.shape
-        or probabilities.min() < 0
-        or not np.allclose(sums, 1, atol=1e-3)
-    ):
-        raise ModelError(
-            f"The model must give {dataset.classes} probabilities, as a softmax does.",
-            received=f"outputs of shape {probabilities.shape[1:]} that sum to {sums.flat[0]:.3g}",
-            where=f"{own.path}:{own.name}",
-        )
+    fits = probabilities.shape == labels.shape and probabilities.min() >= 0
+    if not fits or not np.allclose(sums, 1, atol=1e-3):
+        rule = f"The model must give {dataset.classes} probabilities, as a softmax does."
+        shape = probabilities.shape[1:]
+        raise unfit(rule, received=f"outputs of shape {shape} that sum to {sums.flat[0]:.3g}")
     if "accuracy" not in figures:
-        raise ModelError(
-            'A model that comes compiled must have "accuracy" among its metrics.',
-            received=", ".join(figures),
-            where=f"{own.path}:{own.name}",
-        )
+        rule = 'A model that comes compiled must have "accuracy" among its metrics.'
+        raise unfit(rule, received=", ".join(figures))
     return model
 
 
-def _called(own: OwnModel, dataset: DatasetRef) -> keras.Model:
+def _called(
+    own: OwnModel, dataset: DatasetRef
+) -> tuple[keras.Model, Float32[np.ndarray, "image ..."]]:
+    """What the user's function builds, and two random images as it takes them."""
     model = call_own_model(own, height=dataset.height, width=dataset.width, classes=dataset.classes)
     if not isinstance(model, keras.Model):
-        raise ModelError(
-            "The function must return a keras.Model.",
-            received=type(model).__name__,
-            where=f"{own.path}:{own.name}",
-        )
-    return model
-
-
-def _noise(
-    model: keras.Model, own: OwnModel, dataset: DatasetRef
-) -> Float32[np.ndarray, "image ..."]:
-    """Two random images as the model takes them. Raises ModelError for another size."""
+        rule = "The function must return a keras.Model."
+        raise ModelError(rule, received=type(model).__name__, where=own.place)
     pixels = dataset.height * dataset.width
     shape = input_shape(model, pixels)
     if -1 in shape or math.prod(shape) != pixels:
-        raise ModelError(
-            f"The model's input must have the size of an image, {pixels} values in any shape.",
-            received=f"keras.Input({shape})",
-            where=f"{own.path}:{own.name}",
-        )
-    return np.random.default_rng(0).random((2, *shape), np.float32)
-
-
-def _mlp_layers(plan: TrainingPlan, dataset: DatasetRef) -> list[keras.layers.Layer]:
-    del dataset
-    return [keras.layers.Dense(plan.hidden_units, activation="relu", name="hidden")]
+        rule = f"The model's input must have the size of an image, {pixels} values in any shape."
+        raise ModelError(rule, received=f"keras.Input({shape})", where=own.place)
+    return model, np.random.default_rng(0).random((2, *shape), np.float32)
 
 
 def _cnn_layers(plan: TrainingPlan, dataset: DatasetRef) -> list[keras.layers.Layer]:
     height, width = dataset.height, dataset.width
     if min(height, width) < CNN_MIN_SIDE:
-        raise ModelError(
-            f"The cnn needs images of at least {CNN_MIN_SIDE} by {CNN_MIN_SIDE} pixels.",
-            received=f"{height} by {width}",
-            where=dataset.name,
-            advice="Use --model mlp.",
-        )
+        rule = f"The cnn needs images of at least {CNN_MIN_SIDE} by {CNN_MIN_SIDE} pixels."
+        received, advice = f"{height} by {width}", "Use --model mlp."
+        raise ModelError(rule, received=received, where=dataset.name, advice=advice)
     layers = keras.layers
     # Without the border a convolution takes a quarter less time, and MNIST's is empty.
     padding = "valid" if min(height, width) >= CNN_UNPADDED_SIDE else "same"

@@ -26,7 +26,7 @@ from tasks.records import OwnModel
 
 NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)")
 
-_imported: set[str] = set()  # modules of users' own, to be forgotten before the next import
+_imported: set[str] = set()  # modules of users' own, to be imported again the next time
 
 
 def find_own_model(text: str) -> OwnModel:
@@ -36,18 +36,14 @@ def find_own_model(text: str) -> OwnModel:
         raise ModelError("A model is mlp, cnn or FILE.py:FUNCTION.", received=text)
     path, function = Path(named["file"]).expanduser().absolute(), named["function"]
     if not path.stem.isidentifier() or path.with_suffix("").is_dir():
-        raise ModelError(
-            "The model's file must have a module's name that no folder beside it has.",
-            received=path.name,
-            where=path.parent,
-        )
+        rule = "The model's file must have a module's name that no folder beside it has."
+        raise ModelError(rule, received=path.name, where=path.parent)
     try:
         names = set(_defined(ast.parse(path.read_bytes(), str(path))))
         code = code_of_file(path)
     except OSError as error:
-        raise ModelError(
-            "The model's file must be readable.", received=error.strerror, where=path
-        ) from error
+        rule = "The model's file must be readable."
+        raise ModelError(rule, received=error.strerror, where=path) from error
     except (SyntaxError, ValueError) as error:
         raise ModelError("The model's file must be Python.", received=error, where=path) from error
     if function not in names and "*" not in names:
@@ -58,22 +54,16 @@ def find_own_model(text: str) -> OwnModel:
 
 def call_own_model(own: OwnModel, **arguments: int) -> Any:
     """What the function returns, its file imported as it is now. Raises ModelError."""
-    where = f"{own.path}:{own.name}"
     try:
         with _importing_from(own.path.parent):
             result = _function(own)(**arguments)
     except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"The function must build a model from {', '.join(arguments)}.",
-            received=f"{type(error).__name__}: {error}",
-            where=where,
-        ) from error
-    if find_own_model(where) != own:  # what was imported is what the key says
-        raise ModelError(
-            "The model's file must not change while the run uses it.",
-            where=where,
-            advice="Run again.",
-        )
+        rule = f"The function must build a model from {', '.join(arguments)}."
+        received = f"{type(error).__name__}: {error}"
+        raise ModelError(rule, received=received, where=own.place) from error
+    if find_own_model(own.place) != own:  # what was imported is what the key says
+        rule = "The model's file must not change while the run uses it."
+        raise ModelError(rule, where=own.place, advice="Run again.")
     return result
 
 
@@ -81,7 +71,7 @@ def _function(own: OwnModel) -> Callable[..., Any]:
     name = f"own_model_{own.path.stem}"  # stands in the model's configuration
     spec = importlib.util.spec_from_file_location(name, own.path)
     assert spec is not None, "a file named *.py has a loader"
-    assert spec.loader is not None, "a file named *.py has a loader"
+    assert spec.loader is not None, "as above"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

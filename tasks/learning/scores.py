@@ -21,30 +21,24 @@ Labels = Int[np.ndarray, " image"]
 
 
 def score(probabilities: Probabilities, labels: Labels, stored: ArrayRef) -> Metrics:
-    """Every figure that the test images give.
+    """Every figure that the test images give; a fraction whose denominator is zero counts as 0.
 
-    Accuracy with its interval, categorical cross-entropy, confusion, precision, recall and F1
-    per class, calibration, mistakes. A fraction whose denominator is zero counts as 0.
-
-    Imports scikit-learn (1 to 2 s).
-
-    Args:
-        probabilities: rows sum to 1.
-        labels: 0 … classes - 1.
-        stored: where the probabilities are kept.
+    Rows of `probabilities` sum to 1, `labels` are 0 … classes - 1, `stored` says where the
+    probabilities are kept. Imports scikit-learn (1 to 2 s).
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     classes = range(probabilities.shape[1])
     predicted = probabilities.argmax(axis=1)
     right = int((predicted == labels).sum())
+    of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     figures = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     confusion = confusion_matrix(labels, predicted, labels=classes)
     bins = reliability(probabilities, labels)
     return Metrics(
         accuracy_fraction=right / len(labels),
         accuracy_interval=wilson_interval(right, len(labels)),
-        loss=_cross_entropy(probabilities, labels),
+        loss=float(-np.log(of_truth.clip(EPSILON, 1 - EPSILON)).mean()),
         images=len(labels),
         per_class=tuple(
             ClassMetrics(label=label, images=images, precision=precision, recall=recall, f1=f1)
@@ -87,13 +81,11 @@ def reliability(probabilities: Probabilities, labels: Labels) -> tuple[Confidenc
     inner_edges = (np.arange(1, BINS) / BINS).astype(np.float32)
     bins = np.digitize(confidence, inner_edges, right=True)
     counts = np.bincount(bins, minlength=BINS)
-    confidences = np.bincount(bins, confidence, minlength=BINS) / np.maximum(counts, 1)
-    accuracies = np.bincount(bins, right, minlength=BINS) / np.maximum(counts, 1)
+    sums = (np.bincount(bins, values, minlength=BINS) for values in (confidence, right))
+    columns = [*(values / np.maximum(counts, 1) for values in sums), counts]
     return tuple(
         ConfidenceBin(confidence=mean, accuracy_fraction=accuracy, images=count)
-        for mean, accuracy, count in zip(
-            confidences.tolist(), accuracies.tolist(), counts.tolist(), strict=True
-        )
+        for mean, accuracy, count in zip(*(c.tolist() for c in columns), strict=True)
     )
 
 
@@ -108,17 +100,8 @@ def confident_mistakes(probabilities: Probabilities, labels: Labels) -> tuple[Mi
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MOST_MISTAKES]]
+    columns = (worst, labels[worst], predicted[worst], confidence[worst])
     return tuple(
-        Mistake(
-            row=row,
-            label=int(labels[row]),
-            predicted=int(predicted[row]),
-            confidence=float(confidence[row]),
-        )
-        for row in worst.tolist()
+        Mistake(row=row, label=label, predicted=taken_for, confidence=certainty)
+        for row, label, taken_for, certainty in zip(*(c.tolist() for c in columns), strict=True)
     )
-
-
-def _cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
-    of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(of_truth.clip(EPSILON, 1 - EPSILON)).mean())

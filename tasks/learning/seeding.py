@@ -30,7 +30,7 @@ _one_at_a_time = Lock()  # NumPy's and TensorFlow's global seeds are the process
 def seeded(seed: int) -> Iterator[None]:
     """Let all that this thread draws through Keras, `random`, NumPy and TensorFlow follow a seed.
 
-    Other threads go on with the `random` they had. Waits for another thread that is in here.
+    Other threads go on with the `random` they had, or wait if they are to be seeded as well.
     """
     with _one_at_a_time:
         keras.utils.set_random_seed(seed)
@@ -41,8 +41,7 @@ def seeded(seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            for name, draw in shared.items():
-                setattr(random, name, draw)
+            vars(random).update(shared)
 
 
 def _for_this_thread(draw: Draw, otherwise: Draw) -> Draw:

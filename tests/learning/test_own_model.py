@@ -322,7 +322,7 @@ def test_edit_that_is_taken_back_loads_the_saved_model_as_it_was(tmp_path: Path)
     model.save(tmp_path / "model.keras")
     build_model(nets(tmp_path, SCALED.replace("FACTOR", "9.0")), made())
     nets(tmp_path, SCALED.replace("FACTOR", "2.0"))
-    again = load_model(tmp_path / "model.keras", plan.model, made())
+    again = load_model(tmp_path / "model.keras", plan.model, plan.threads, made())
     np.testing.assert_allclose(model.predict_on_batch(image), again.predict_on_batch(image))
 
 

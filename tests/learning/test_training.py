@@ -335,6 +335,40 @@ def test_callback_that_hears_of_batches_is_served_by_keras(
     ]
 
 
+@pytest.mark.parametrize("hook", ["on_batch_end", "on_batch_begin", "on_train_batch_end"])
+def test_hook_for_batches_that_a_callback_has_on_its_own_is_called(
+    hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A LambdaCallback, and any other whose hook is no method of its class."""
+    heard: list[int] = []
+
+    def listen(batch: int, logs: object = None) -> None:
+        del logs
+        heard.append(batch)
+
+    assigned = keras.callbacks.Callback()
+    setattr(assigned, hook, listen)
+    with caplog.at_level(logging.WARNING, "tasks.learning.training"):
+        for callback in (keras.callbacks.LambdaCallback(**{hook: listen}), assigned):
+            train(PLAN, callbacks=[callback])
+    assert heard == [0, 1, 2, 3] * 2 * 2  # 50 images by 16, twice, with either callback
+    assert caplog.messages == [
+        "trained by Keras's own loop: LambdaCallback wants to hear of batches",
+        "trained by Keras's own loop: Callback wants to hear of batches",
+    ]
+
+
+def test_lambda_callback_for_epochs_does_not_keep_a_model_from_being_compiled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[int] = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: heard.append(epoch))
+    with caplog.at_level(logging.WARNING, "tasks.learning.training"):
+        train(PLAN, callbacks=[callback])
+    assert heard == [0, 1]
+    assert caplog.messages == []
+
+
 def test_model_that_xla_cannot_compile_is_compiled_as_a_graph(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -392,6 +426,56 @@ def test_validation_data_is_evaluated_after_each_epoch() -> None:
     assert len(history["val_loss"]) == 2
     assert history["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
     assert history["val_accuracy"][-1] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("callbacks", [[], [HearsOfBatches()]], ids=["compiled", "by Keras"])
+@pytest.mark.parametrize("shape", [(8, 6, 1), (6, 8), (48,)])
+def test_validation_data_is_given_the_shape_that_the_model_takes(
+    shape: tuple[int, ...], callbacks: list[keras.callbacks.Callback]
+) -> None:
+    with seeded(0):
+        layers = [keras.layers.Conv2D(2, 3)] if len(shape) == 3 else []
+        head = [keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+        model = keras.Sequential([keras.Input(shape), *layers, *head])
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    x, y = noise(20, 48, 3)
+    history = fit_noise(model, PLAN, *noise(50, 48, 3), callbacks, validation_data=(x, y))
+    loss, accuracy = model.evaluate(x.reshape(20, *shape), y, verbose=0)
+    assert len(history["val_loss"]) == 2
+    assert history["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
+    assert history["val_accuracy"][-1] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("others", [[], [HearsOfBatches()]], ids=["compiled", "by Keras"])
+def test_callbacks_hear_of_the_evaluation_after_each_epoch(
+    others: list[keras.callbacks.Callback],
+) -> None:
+    heard: list[object] = []
+
+    def hear_batch(batch: int, logs: object) -> None:
+        del logs
+        heard.append(batch)
+
+    listener = keras.callbacks.LambdaCallback(
+        on_test_begin=lambda _: heard.append("begins"),
+        on_test_batch_end=hear_batch,
+        on_test_end=lambda _: heard.append("ends"),
+    )
+    train(PLAN, callbacks=[listener, *others], validation_data=noise(20, 48, 3))
+    assert heard == ["begins", 0, "ends"] * 2
+
+
+@pytest.mark.parametrize("callbacks", [[], [HearsOfBatches()]], ids=["compiled", "by Keras"])
+def test_training_on_some_rows_is_training_on_these_images_alone(
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    x, y = noise(50, 48, 3)
+    rows = np.array([40, 3, 17, 8, 9, 31, 22])
+    alone, picked = (build_model(PLAN, dataset(8, 6, 3)) for _ in range(2))
+    fit_noise(alone, PLAN, x[rows], y[rows], callbacks, batch_size=3)
+    fit_noise(picked, PLAN, x, y, callbacks, batch_size=3, rows=rows)
+    assert bits(alone) == bits(picked)
+    np.testing.assert_array_equal(predict(picked, x, rows=rows), predict(alone, x[rows]))
 
 
 def test_early_stopping_stops() -> None:

@@ -46,6 +46,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--label-smoothing", "0"], {"label_smoothing": 0.0}),
     (["--shift-pixels", "2"], {"shift_pixels": 2}),
     (["--seed", "7"], {"seed": 7}),
+    (["--threads", "4"], {"threads": 4}),
     (["--severity", "drift=off"], {"severity": {"drift": "off"}}),
     (
         ["--severity", "duplicates=error", "--severity", "drift=off,leakage=warning"],
