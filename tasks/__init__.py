@@ -1,7 +1,12 @@
 """What the flows are made of: the stages, their shared vocabulary, and rooms for the rest."""
 
 import os
+from threading import RLock
 
 # Read by TensorFlow and Keras when they are first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up chatter from C++
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer is written for no other
+
+# Stages import what they compute with when they run, several at a time. Modules that import each
+# other in a circle, as pandera's do, then wait for each other (`_DeadlockError`).
+IMPORTS = RLock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
+from tasks import IMPORTS
 from tasks.cache.blobs import Store
 from tasks.learning.scores import score
 from tasks.orchestration.stage import stage
@@ -21,8 +22,9 @@ def evaluate(
     Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32. `network`
     says which code the model consists of, if it is the user's own. `threads` decide the last bits.
     """
-    from tasks.learning.network import load_model
-    from tasks.learning.training import predict
+    with IMPORTS:
+        from tasks.learning.network import load_model
+        from tasks.learning.training import predict
 
     trained = load_model(store.require(model.keras_file), network, threads, ready)
     probabilities = predict(trained, store.open_array(ready.x_test))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tasks import IMPORTS
 from tasks.cache.blobs import Store
 from tasks.orchestration.stage import stage
 from tasks.records import (
@@ -33,7 +34,8 @@ def illustrate_data(
     And `sheet`, if validation names images. Reads images (image, row, column) uint8 and labels
     (image,) uint8 of `raw`, and one image (pixel,) float32 of `ready`.
     """
-    from tasks.reporting import pictures
+    with IMPORTS:
+        from tasks.reporting import pictures
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     x_train, y_train, _, y_test = arrays.values()
@@ -59,7 +61,8 @@ def illustrate(
     `curves`, `confusion`, `reliability`, `mistakes`, and `suspects`, if they were looked for.
     Reads images (image, row, column) uint8 of `raw`.
     """
-    from tasks.reporting import pictures
+    with IMPORTS:
+        from tasks.reporting import pictures
 
     mistakes = metrics.mistakes[:GALLERY]
     drawn = {

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from prefect import get_run_logger
 
+from tasks import IMPORTS
 from tasks.cache.blobs import Store
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, ValidationReport
@@ -28,8 +29,9 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     Raises:
         ValidationFailedError: the result breaks its own contract.
     """
-    from tasks.validation.contracts import ready_arrays
-    from tasks.validation.rules import check, require_passed
+    with IMPORTS:
+        from tasks.validation.contracts import ready_arrays
+        from tasks.validation.rules import check, require_passed
 
     pixels, label_row = raw.height * raw.width, partial(one_hot, classes=raw.classes)
     converted = {}

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 from prefect import get_run_logger
 
+from tasks import IMPORTS
 from tasks.cache.blobs import Store
 from tasks.errors import ModelError
 from tasks.orchestration.account import listener
@@ -38,7 +39,8 @@ def suspect(ready: DatasetRef, plan: TrainingPlan, store: Store) -> Suspects:
     Raises:
         ModelError: no class has an image for each fold.
     """
-    from cleanlab.filter import find_label_issues
+    with IMPORTS:
+        from cleanlab.filter import find_label_issues
 
     labels = store.open_array(ready.y_train).argmax(axis=1)
     probabilities = out_of_fold_probabilities(ready, labels, plan, store)
@@ -63,9 +65,11 @@ def out_of_fold_probabilities(
     ready: DatasetRef, labels: Int[np.ndarray, " image"], plan: TrainingPlan, store: Store
 ) -> Float32[np.ndarray, "image class"]:
     """What a network says of each training image that was trained on the two other thirds."""
-    from sklearn.model_selection import StratifiedKFold
+    with IMPORTS:
+        from sklearn.model_selection import StratifiedKFold
 
-    from tasks.learning.training import predict
+    with IMPORTS:
+        from tasks.learning.training import predict
 
     if np.bincount(labels).max() < FOLDS:
         raise ModelError(
@@ -96,8 +100,9 @@ def rare_classes_tolerated() -> warnings.catch_warnings[None]:
 def _trained_on(
     others: Rows, ready: DatasetRef, plan: TrainingPlan, store: Store, show: Callable[[float], None]
 ) -> keras.Model:
-    from tasks.learning.network import build_model
-    from tasks.learning.training import EpochListener, fit
+    with IMPORTS:
+        from tasks.learning.network import build_model
+        from tasks.learning.training import EpochListener, fit
 
     part = ready.x_train.model_copy(update={"shape": (len(others), *ready.x_train.shape[1:])})
     model = build_model(plan, ready.model_copy(update={"x_train": part}))

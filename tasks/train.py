@@ -6,6 +6,7 @@ import math
 import tempfile
 from pathlib import Path
 
+from tasks import IMPORTS
 from tasks.cache.blobs import PARTIAL, Store, errors_named
 from tasks.errors import ModelError
 from tasks.orchestration.account import listener
@@ -26,8 +27,9 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
         ModelError: the network does not fit the images, the user's function does not give a
             model, or the loss is no longer finite.
     """
-    from tasks.learning.network import build_model, weights_digest
-    from tasks.learning.training import EpochListener, fit
+    with IMPORTS:
+        from tasks.learning.network import build_model, weights_digest
+        from tasks.learning.training import EpochListener, fit
 
     model = build_model(plan, ready)
     with resumable(model, plan, store) as training, live_progress(ready.name) as show:

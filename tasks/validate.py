@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
+from tasks import IMPORTS
 from tasks.cache.blobs import Store
 from tasks.errors import ValidationFailedError
 from tasks.orchestration.stage import stage
@@ -18,8 +19,9 @@ def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> Validatio
         ValidationFailedError: with every failed check that is an error, not only the first,
             and the whole report.
     """
-    from tasks.validation.checks import examine
-    from tasks.validation.rules import require_passed
+    with IMPORTS:
+        from tasks.validation.checks import examine
+        from tasks.validation.rules import require_passed
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     report = examine(raw, arrays, rules)

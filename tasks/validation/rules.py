@@ -22,6 +22,7 @@ from pandera.pandas import Check, DataFrameSchema
 from pandera.xarray import DataArraySchema
 from xarray import DataArray
 
+from tasks import IMPORTS
 from tasks.errors import ValidationFailedError
 from tasks.records import CheckName, CheckResult, ChosenSeverity, Tier, ValidationReport
 
@@ -135,7 +136,8 @@ def _failures(schema: Schema, found: Any) -> dict[str, dict[str, Any]]:
     failures: dict[str, dict[str, Any]] = {}
     view = found.copy(deep=False)  # pandera keeps the schema for as long as what it was given
     try:
-        schema.validate(view, lazy=True, inplace=True)
+        with IMPORTS:  # pandera imports its backends when they are first needed
+            schema.validate(view, lazy=True, inplace=True)
     except SchemaErrors as errors:
         rules = {rule.name: rule for rule in _stated(schema)}
         for error in errors.schema_errors:  # of "dims", "dtype(uint8)" or one of our rules
