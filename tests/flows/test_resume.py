@@ -83,9 +83,9 @@ def options_in(folder: Path) -> list[str]:
 def trained(folder: Path) -> Trained:
     """Weights and history of the latest training in a folder's cache."""
     entries = Entries(Store(root=folder / "cache"))
-    latest = entries.latest("train")
-    assert latest is not None
-    model = entries.read(latest.key).result
+    notes = (entries.store.latest / "train").iterdir()
+    latest = max(notes, key=lambda note: note.stat().st_mtime_ns)
+    model = entries.read(latest.name).result
     assert isinstance(model, ModelRef)
     return model.weights_sha256, model.history
 

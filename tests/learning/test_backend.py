@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tasks.cache.ingredients import Ingredients, what_changed
 
+from tasks.cache.keys import Ingredients, what_changed
 from tasks.errors import ModelError
 from tasks.learning.backend import use_threads
 from tasks.learning.network import build_model, load_model

@@ -288,7 +288,9 @@ def test_facts_are_a_list_in_markdown(report: Report) -> None:
     text = report.markdown("accuracy")
 
     assert "## Run\n\n- **run**: tiny-run, 1234\n- **finished**: 2026-11-24 01:02:03 UTC\n" in text
-    training = "12 epochs, batch 100, seed 0, 64 hidden units, rmsprop at 0.001 (constant), "
+    training = (
+        "12 epochs, batch 100, seed 0, threads 2, 64 hidden units, rmsprop at 0.001 (constant), "
+    )
     assert f"\n- **training**: {training}label smoothing 0, shifts by 0 px\n" in text
 
 
@@ -307,7 +309,7 @@ def test_own_model_is_named_with_its_code(report: Report) -> None:
 
     page = Page(report.model_copy(update={"plan": plan}).html())
 
-    assert "12 epochs, batch 100, seed 0, code eeeeeeeeeeee" in page.of("td")
+    assert "12 epochs, batch 100, seed 0, threads 2, code eeeeeeeeeeee" in page.of("td")
     assert "tiny, 50,890 parameters" in page.of("td")
 
 
