@@ -65,7 +65,7 @@ check: $(VENV)/.dev ## format, lint, types, direction of imports, consistency of
 	$(BIN)/lint-imports
 	$(BIN)/python -m pip --disable-pip-version-check check
 
-format: $(VENV)/.dev ## format the code and mend what the linter can
+format: $(VENV)/.dev ## format the code and fix what the linter can
 	$(BIN)/ruff format $(CHECKED)
 	$(BIN)/ruff check --fix $(CHECKED)
 

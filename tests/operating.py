@@ -44,8 +44,8 @@ from tasks.cache.entries import Entries
 from tasks.records import ModelRef
 
 POSTGRES_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-START_SECONDS = 120.0
-RUN_SECONDS = 150.0
+START_SECONDS = 300.0
+RUN_SECONDS = 300.0
 # Quicker than an operator would have it, so that the tests do not wait.
 SOON = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the shortest that Prefect takes
@@ -241,6 +241,16 @@ class Operated:
             return client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[f"recovers:{run}"]))
             )
+
+    def replaced_once(self, dead: UUID) -> bool:
+        """Whether a dead run gets one new run, which completes while the dead one stays dead."""
+        assert self.becomes(dead, "Crashed"), self.state(dead)
+        assert comes_true(lambda: len(self.replacements(dead)) == 1, RUN_SECONDS)
+        (new,) = self.replacements(dead)
+        assert self.becomes(new.id, "Completed"), self.log("worker")
+        assert self.state(dead) == "Crashed"
+        assert f"recovered-by:{new.id}" in self.read(dead).tags
+        return len(self.replacements(dead)) == 1
 
     def triggered(self) -> set[str]:
         """The names of the automations that have acted."""

@@ -107,9 +107,10 @@ def completed_run(folder: Path, options: list[str], environment: Environment) ->
     return CompletedRun(folder, options, environment, done.stdout, done.stderr)
 
 
-def start_program(options: list[str], environment: Environment) -> subprocess.Popen[str]:
-    """The program, in a process group of its own as in a terminal."""
-    return subprocess.Popen(
+@contextmanager
+def started(options: list[str], environment: Environment) -> Iterator[subprocess.Popen[str]]:
+    """The program, in a process group of its own as in a terminal; killed at the end."""
+    with subprocess.Popen(
         [sys.executable, PROGRAM, *options],
         cwd=ROOT,
         env=environment,
@@ -118,7 +119,11 @@ def start_program(options: list[str], environment: Environment) -> subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 def read_until(program: subprocess.Popen[str], text: str) -> None:
@@ -137,12 +142,9 @@ def program_in_training(
     options: list[str], environment: Environment
 ) -> Iterator[subprocess.Popen[str]]:
     """The program from its first epoch on."""
-    with start_program(options, environment) as program:
-        try:
-            read_until(program, "epoch")
-            yield program
-        finally:
-            program.kill()
+    with started(options, environment) as program:
+        read_until(program, "epoch")
+        yield program
 
 
 def rest_of_stderr(program: subprocess.Popen[str]) -> str:

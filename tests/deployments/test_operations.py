@@ -6,19 +6,21 @@ import asyncio
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx
 import psutil
 import pytest
 import websockets
 from browser import chromium, window
-from operating import RUN_SECONDS, Operated, operated
+from operating import RUN_SECONDS, Operated
 from playwright.sync_api import Page
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -41,38 +43,12 @@ OUTAGE_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
-    with operated(tmp_path_factory.mktemp("operated")) as stack:
-        yield stack
-
-
-@pytest.fixture
-def with_worker(stack: Operated) -> Operated:
-    """The stack with a new cache, its worker started again if the test before has ended it."""
-    stack.caches += 1
-    if "worker" not in stack.processes:
-        stack.start_worker()
-    return stack
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(stack: Operated) -> str:
+def uninterrupted(started_once: Operated) -> str:
     """The SHA-256 of the weights of a run that nothing happens to, from the terminal."""
-    folder = stack.folder / "uninterrupted"
-    options = ["--dataset", stack.settings()["dataset"], "--epochs", str(LONG), "--json"]
+    folder = started_once.folder / "uninterrupted"
+    options = ["--dataset", started_once.settings()["dataset"], "--epochs", str(LONG), "--json"]
     done = run_program([*options, *folders_in(folder)], environment_in(folder / "prefect"))
     return str(json.loads(done.stdout)["weights_sha256"])
-
-
-def replaced_once(stack: Operated, dead: Any) -> bool:
-    """Whether a dead run gets one fresh one, which completes while the dead one stays dead."""
-    assert stack.becomes(dead, "Crashed"), stack.state(dead)
-    assert comes_true(lambda: len(stack.replacements(dead)) == 1, RUN_SECONDS)
-    (fresh,) = stack.replacements(dead)
-    assert stack.becomes(fresh.id, "Completed"), stack.log("worker")
-    assert stack.state(dead) == "Crashed"
-    assert f"recovered-by:{fresh.id}" in stack.read(dead).tags
-    return len(stack.replacements(dead)) == 1
 
 
 @pytest.fixture
@@ -186,13 +162,12 @@ def test_no_secret_is_on_a_command_line_or_in_a_log(stack: Operated) -> None:
     assert [] == [secret for secret in hidden if secret in said + started]
 
 
-def test_run_on_demand_completes(with_worker: Operated) -> None:
-    run = with_worker.submit()
-    assert with_worker.becomes(run, "Completed"), with_worker.log("worker")
+def test_run_on_demand_completes(stack: Operated) -> None:
+    run = stack.submit()
+    assert stack.becomes(run, "Completed"), stack.log("worker")
 
 
-def test_run_on_its_schedule_completes(with_worker: Operated) -> None:
-    stack = with_worker
+def test_run_on_its_schedule_completes(stack: Operated) -> None:
     with stack.client() as client:
         deployment = client.read_deployment_by_name("mnist/smoke")
         often = IntervalSchedule(interval=timedelta(seconds=15))
@@ -241,9 +216,9 @@ def test_ui_shows_the_form_of_the_parameters(stack: Operated, page: Page) -> Non
         page.get_by_text(text).first.wait_for()
 
 
-def test_ui_shows_the_run_with_its_artifacts(with_worker: Operated, page: Page) -> None:
-    run = with_worker.submit()
-    assert with_worker.becomes(run, "Completed"), with_worker.log("worker")
+def test_ui_shows_the_run_with_its_artifacts(stack: Operated, page: Page) -> None:
+    run = stack.submit()
+    assert stack.becomes(run, "Completed"), stack.log("worker")
     page.goto(f"/runs/flow-run/{run}")
     page.get_by_text("Artifacts", exact=True).click()
     for text in ("stripes-accuracy", "stripes-evaluation", "stripes-validation"):
@@ -255,8 +230,7 @@ def completed_by_itself(run: FlowRun) -> bool:
     return run.auto_scheduled and run.state_name == "Completed"
 
 
-def test_run_on_bad_data_says_why_and_is_not_tried_again(with_worker: Operated) -> None:
-    stack = with_worker
+def test_run_on_bad_data_says_why_and_is_not_tried_again(stack: Operated) -> None:
     scaled = write_dataset(stack.folder / "scaled.npz", scaled=True)
     run = stack.submit(dataset=str(scaled))
     assert stack.becomes(run, "Failed"), stack.state(run)
@@ -270,10 +244,8 @@ def test_run_on_bad_data_says_why_and_is_not_tried_again(with_worker: Operated) 
     assert comes_true(lambda: "mnist: validation has failed" in stack.triggered(), 60)
 
 
-def test_operators_block_is_told_of_failures(
-    with_worker: Operated, inbox: tuple[str, list[str]]
-) -> None:
-    stack, (url, messages) = with_worker, inbox
+def test_operators_block_is_told_of_failures(stack: Operated, inbox: tuple[str, list[str]]) -> None:
+    url, messages = inbox
     with stack.client():
         CustomWebhookNotificationBlock(
             name="inbox",
@@ -292,21 +264,23 @@ def test_operators_block_is_told_of_failures(
     assert f"Validation has failed for scaled: {found} {page}" == invalid
 
 
+@pytest.fixture
+def run(stack: Operated) -> UUID:
+    """A run that has been asked for and that trains for several seconds."""
+    return stack.submit(epochs=LONG)
+
+
 def test_killed_flow_process_is_replaced_once_and_ends_with_the_same_model(
-    with_worker: Operated, uninterrupted: str
+    stack: Operated, run: UUID, uninterrupted: str
 ) -> None:
-    stack = with_worker
-    dead = stack.submit(epochs=LONG)
-    stack.in_training(dead).kill()
-    assert replaced_once(stack, dead)
+    stack.in_training(run).kill()
+    assert stack.replaced_once(run)
     assert stack.weights() == {uninterrupted}
 
 
 def test_killed_worker_leaves_its_run_to_complete_and_nobody_starts_it_twice(
-    with_worker: Operated, uninterrupted: str
+    stack: Operated, run: UUID, uninterrupted: str
 ) -> None:
-    stack = with_worker
-    run = stack.submit(epochs=LONG)
     process = stack.in_training(run)
     stack.stop("worker", signal.SIGKILL)
     assert process.is_running()
@@ -318,42 +292,34 @@ def test_killed_worker_leaves_its_run_to_complete_and_nobody_starts_it_twice(
 
 
 def test_run_whose_worker_died_too_is_noticed_by_its_silence_and_replaced_once(
-    with_worker: Operated, uninterrupted: str
+    stack: Operated, run: UUID, uninterrupted: str
 ) -> None:
-    stack = with_worker
-    dead = stack.submit(epochs=LONG)
-    process = stack.in_training(dead)
+    process = stack.in_training(run)
     stack.stop("worker", signal.SIGKILL)
     process.kill()
     stack.start_worker()
-    assert stack.state(dead) == "Running"
-    assert replaced_once(stack, dead)
-    message = stack.read(dead).state.message
-    assert message is not None
-    assert message.startswith("It gave no sign of life for 90 s")
+    assert stack.state(run) == "Running"
+    assert stack.replaced_once(run)
+    assert str(stack.read(run).state.message).startswith("It gave no sign of life for 90 s")
     assert stack.weights() == {uninterrupted}
 
 
 def test_terminated_worker_hands_its_run_back_and_the_next_one_takes_it(
-    with_worker: Operated, uninterrupted: str
+    stack: Operated, run: UUID, uninterrupted: str
 ) -> None:
-    stack = with_worker
-    dead = stack.submit(epochs=LONG)
-    process = stack.in_training(dead)
+    process = stack.in_training(run)
     stack.stop("worker", signal.SIGTERM)
     assert not process.is_running()
-    assert stack.state(dead) == "Crashed"
+    assert stack.state(run) == "Crashed"
     stack.start_worker()
-    assert replaced_once(stack, dead)
+    assert stack.replaced_once(run)
     assert stack.weights() == {uninterrupted}
 
 
-def test_run_completes_over_an_outage_of_the_server(with_worker: Operated) -> None:
-    stack = with_worker
-    run = stack.submit(epochs=LONG)
+def test_run_completes_over_an_outage_of_the_server(stack: Operated, run: UUID) -> None:
     stack.in_training(run)
     stack.stop("server")
-    comes_true(stack.answers, OUTAGE_SECONDS)  # it does not
+    time.sleep(OUTAGE_SECONDS)
     stack.start_server()
     assert stack.becomes(run, "Completed"), stack.log("worker")
     assert stack.replacements(run) == []
@@ -361,20 +327,18 @@ def test_run_completes_over_an_outage_of_the_server(with_worker: Operated) -> No
     assert stack.becomes(later, "Completed"), stack.log("worker")
 
 
-def test_doctor_finds_nothing_wrong_and_gives_no_secret_away(with_worker: Operated) -> None:
+def test_doctor_finds_nothing_wrong_and_gives_no_secret_away(stack: Operated) -> None:
     # After the outage, the worker's signs of life come again little by little.
-    assert comes_true(lambda: "Nothing is wrong." in with_worker.doctor(), RUN_SECONDS), (
-        with_worker.doctor()
-    )
-    said = with_worker.doctor()
+    assert comes_true(lambda: "Nothing is wrong." in stack.doctor(), RUN_SECONDS), stack.doctor()
+    said = stack.doctor()
     assert "PostgreSQL at 127.0.0.1" in said
     assert "daily: cron 0 3 * * * (Europe/Berlin), in the pool mnist" in said
-    assert with_worker.stack.server[AUTH].partition(":")[2] not in said
-    assert (urlsplit(with_worker.database).password or "-") not in said
+    assert stack.stack.server[AUTH].partition(":")[2] not in said
+    assert (urlsplit(stack.database).password or "-") not in said
 
 
 def test_nothing_is_left_running(stack: Operated) -> None:
-    """The last test of the stack."""
+    """The last of these tests."""
     with stack.client() as client:
         running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
         assert client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)) == []

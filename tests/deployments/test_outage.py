@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from operating import Operated
 from programs import (
     folders_in,
+    program_in_training,
     read_until,
     rest_of_stderr,
     run_program,
-    start_program,
+    started,
     write_dataset,
 )
 
 from deployments.commands import client_environment
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
-    """A stack on SQLite, nothing of it started."""
-    folder = tmp_path_factory.mktemp("outage")
-    stack = Operated(folder, f"sqlite+aiosqlite:///{folder / 'prefect.db'}")
-    try:
-        yield stack
-    finally:
-        stack.end()
 
 
 def environment_of(stack: Operated) -> dict[str, str]:
@@ -49,21 +38,8 @@ def options_in(folder: Path) -> list[str]:
     return ["--dataset", str(dataset), "--epochs", "400", *folders_in(folder)]
 
 
-def test_run_waits_for_its_server_as_long_as_it_is_told_to(stack: Operated, tmp_path: Path) -> None:
-    options = [*options_in(tmp_path), "--epochs", "1", "--server-wait", "240"]
-    with start_program(options, environment_of(stack)) as program:
-        try:
-            read_until(program, "waiting for the Prefect server")
-            stack.start_server()
-            stderr = rest_of_stderr(program)
-        finally:
-            program.kill()
-    assert program.returncode == 0, stderr
-
-
 def test_run_fails_clearly_after_the_time_that_was_set(stack: Operated, tmp_path: Path) -> None:
-    if "server" in stack.processes:
-        stack.stop("server")
+    stack.stop("server")
     done = run_program(
         [*options_in(tmp_path), "--server-wait", "1"], environment_of(stack), status=1
     )
@@ -71,19 +47,23 @@ def test_run_fails_clearly_after_the_time_that_was_set(stack: Operated, tmp_path
     assert "Traceback" not in done.stderr
 
 
+def test_run_waits_for_its_server_as_long_as_it_is_told_to(stack: Operated, tmp_path: Path) -> None:
+    stack.stop("server")
+    options = [*options_in(tmp_path), "--epochs", "1", "--server-wait", "240"]
+    with started(options, environment_of(stack)) as program:
+        read_until(program, "waiting for the Prefect server")
+        stack.start_server()
+        stderr = rest_of_stderr(program)
+    assert program.returncode == 0, stderr
+
+
 def test_run_that_loses_its_server_says_so_and_its_work_is_kept(
     stack: Operated, tmp_path: Path
 ) -> None:
-    if "server" not in stack.processes:
-        stack.start_server()
     options, environment = options_in(tmp_path), environment_of(stack)
-    with start_program(options, environment) as program:
-        try:
-            read_until(program, "epoch")
-            stack.stop("server", signal.SIGKILL)
-            stderr = rest_of_stderr(program)
-        finally:
-            program.kill()
+    with program_in_training(options, environment) as program:
+        stack.stop("server", signal.SIGKILL)
+        stderr = rest_of_stderr(program)
     assert program.returncode == 1, stderr
     (message,) = re.findall(r"^failed .*", stderr, re.MULTILINE)
     assert "The Prefect server must answer until the run has ended." in message

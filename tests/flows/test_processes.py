@@ -44,7 +44,7 @@ from programs import (
     rest_of_stderr,
     run,
     run_program,
-    start_program,
+    started,
     write_dataset,
 )
 
@@ -239,7 +239,7 @@ def test_kill_takes_the_server_along(options: list[str], environment: Environmen
 def test_interrupt_while_the_program_loads_is_no_traceback(
     options: list[str], environment: Environment
 ) -> None:
-    with start_program(options, environment) as program:
+    with started(options, environment) as program:
         assert comes_true(lambda: len(own_servers(environment)) == 1)
         os.killpg(program.pid, signal.SIGINT)
         stderr = rest_of_stderr(program)
@@ -295,13 +295,10 @@ def test_run_that_waits_for_a_killed_one_goes_on_and_completes(
     options = [*options, "--epochs", "2000"]
     with program_in_training(options, environment) as first:
         first.send_signal(signal.SIGSTOP)  # it trains no further, and keeps its lock
-        with start_program(options, environment) as second:
-            try:
-                read_until(second, "waiting for another run")
-                first.kill()
-                stderr = rest_of_stderr(second)
-            finally:
-                second.kill()
+        with started(options, environment) as second:
+            read_until(second, "waiting for another run")
+            first.kill()
+            stderr = rest_of_stderr(second)
     assert second.returncode == 0, stderr
     assert re.search(r"^  train +computed ", stderr, re.MULTILINE)
 
