@@ -44,8 +44,8 @@ from tasks.cache.entries import Entries
 from tasks.records import ModelRef
 
 POSTGRES_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-START_SECONDS = 120.0
-RUN_SECONDS = 150.0
+START_SECONDS = 300.0
+RUN_SECONDS = 300.0
 # Quicker than an operator would have it, so that the tests do not wait.
 SOON = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the shortest that Prefect takes

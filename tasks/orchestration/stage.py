@@ -184,6 +184,7 @@ def _cached_call(call: Call, given: dict[str, Any], compute: Callable[[], Any]) 
     with entries.locked(made_of.key, on_waiting=_say_waiting):
         found, damage = entries.look_up(made_of.key)
         if found is not None:
+            Checkpoints(store, made_of.key).clear()  # of a run that was killed before it did
             entries.remember(made_of)
             return Outcome(found.result, cached=True, why=_unchanged_since(found.computed))
         earlier = entries.nearest(made_of)

@@ -43,12 +43,12 @@ GOES_ON = re.compile(rf"goes on after epoch (\d+)/{EPOCHS} of an earlier run")
 KEPT = "What the finished stages and epochs computed is kept: run again to go on from there."
 ENDINGS = [(signal.SIGTERM, 143, "Terminated"), (signal.SIGHUP, 129, "Hung up")]
 
-# The program, ended by SIGKILL at the third file that gets its name below a folder ($1): with half
+# The program, ended by SIGKILL at the second file that gets its name below a folder ($1): with half
 # of the file written, the whole file, or its name given and nothing done after that ($2).
 DIES_WHILE_WRITING = """
 import os, runpy, signal, sys
 
-folder, moment, left = sys.argv[1], sys.argv[2], 3
+folder, moment, left = sys.argv[1], sys.argv[2], 2
 
 def watch(event, details):
     global left
