@@ -66,7 +66,7 @@ class ArrayRef(BlobRef):
 
 
 class SourceFile(Record):
-    """One file that a dataset is read from. Only its content counts, not where it lies."""
+    """One file that a dataset is read from."""
 
     name: str
     sha256: Sha256

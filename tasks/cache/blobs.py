@@ -34,7 +34,6 @@ from tasks.records import ArrayRef, BlobRef, Record, Suffix
 COPY_BYTES = 1 << 20
 PARTIAL = ".partial"
 ABANDONED_SECONDS = 24 * 3600
-PRIVATE = 0o600
 
 # Files whose bytes this process has digested: (path, inode, size, modification time).
 _intact: set[tuple[Path, int, int, int]] = set()
@@ -103,7 +102,7 @@ class NewFile:
             digesting.join()
         self.size_bytes += len(buffer)
 
-    def publish(self, path: Path, *, sync: bool = False, mode: int = PRIVATE) -> None:
+    def publish(self, path: Path, *, sync: bool = False, mode: int = 0o600) -> None:
         """Give the file its name, replacing what stood there in one step. Raises StoreError.
 
         With `sync` it survives a loss of power, too, at the price of waiting for the disk.
@@ -126,13 +125,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomically(
-    path: Path, content: bytes, option: str = "--cache-dir", mode: int = PRIVATE
-) -> None:
+def write_atomically(path: Path, content: bytes, option: str = "--cache-dir") -> None:
     """Write a small file so that readers see the old content or the new, never a part."""
     with NewFile(path.parent, option) as file:
         file.write(content)
-        file.publish(path, mode=mode)
+        file.publish(path)
 
 
 class Folder:

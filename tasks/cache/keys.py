@@ -108,15 +108,11 @@ def fingerprint_of(module: str) -> Fingerprint:
     """
     reached = _reached(module, _root_of(module))
     packages = {_top_level(name) for file in reached for name in file.imports}
-    computing = {
-        distribution: _version(distribution)
-        for package, distribution in sorted(COMPUTING_LIBRARIES.items())
-        if package in packages
-    }
-    return Fingerprint(
-        code={file.name: file.sha256 for file in reached},
-        libraries={"python": "{}.{}".format(*sys.version_info), **computing},
-    )
+    libraries = {"python": "{}.{}".format(*sys.version_info)}
+    for package, distribution in COMPUTING_LIBRARIES.items():
+        if package in packages:
+            libraries[distribution] = _version(distribution)
+    return Fingerprint({file.name: file.sha256 for file in reached}, libraries)
 
 
 def code_of_file(path: Path) -> dict[str, str]:
@@ -289,9 +285,10 @@ def _imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
         return
-    origin = package.split(".")[: len(package.split(".")) - max(node.level - 1, 0)]
-    prefix = [*origin, *filter(None, [node.module])] if node.level else [node.module or ""]
-    base = ".".join(prefix)
+    base = node.module or ""
+    if node.level:  # a dot for the package itself, and one more for each package above
+        origin = package.rsplit(".", node.level - 1)[0]
+        base = f"{origin}.{base}".removesuffix(".")
     yield base
     yield from (f"{base}.{alias.name}" for alias in node.names)  # perhaps submodules
 
