@@ -18,7 +18,7 @@ from tasks.evaluate import evaluate
 from tasks.fetch import fetch
 from tasks.illustrate import illustrate, illustrate_data
 from tasks.load import load
-from tasks.orchestration.hooks import explain
+from tasks.orchestration.events import explain
 from tasks.orchestration.run import healing, stored_run
 from tasks.preprocess import preprocess
 from tasks.publish import publish, refusal_reported

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Suffix = Literal[".npy", ".keras", ".png"]
 
 SPLITS = ("train", "test")
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -29,20 +30,23 @@ class Record(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What counts of it in a cache key, as JSON."""
-        return self.model_dump(mode="json")
+        records = {name: value.content() for name, value in self if isinstance(value, Record)}
+        return self.model_dump(mode="json") | records
 
     def stored_files(self) -> dict[str, BlobRef]:
         """The stored files that it names, by field."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: value for name, value in values.items() if isinstance(value, BlobRef)}
+        return {name: value for name, value in self if isinstance(value, BlobRef)}
 
 
 class Findings(Record):
     """Many figures that count as one content: of a change, only that there is one is told."""
 
+    uncounted: ClassVar[set[str]] = set()
+
     def content(self) -> dict[str, Any]:
-        """A digest over all of it."""
-        return {"sha256": hashlib.sha256(self.model_dump_json().encode()).hexdigest()}
+        """A digest over all of it but the `uncounted` fields."""
+        counted = self.model_dump_json(exclude=self.uncounted)
+        return {"sha256": hashlib.sha256(counted.encode()).hexdigest()}
 
 
 class BlobRef(Record):
@@ -50,7 +54,7 @@ class BlobRef(Record):
 
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=0)]
-    suffix: Literal[".npy", ".keras", ".png"]
+    suffix: Suffix
 
 
 class ArrayRef(BlobRef):
@@ -62,7 +66,7 @@ class ArrayRef(BlobRef):
 
 
 class SourceFile(Record):
-    """One file that a dataset is read from. Only its content counts, not where it lies."""
+    """One file that a dataset is read from."""
 
     name: str
     sha256: Sha256
@@ -150,7 +154,7 @@ class Moments(Record):
     spread: float
 
 
-class Profile(Record):
+class Profile(Findings):
     """What the images of a dataset usually are like; pixel values are 0 … 255.
 
     `brightness` and `contrast`: of each image's mean and standard deviation. `pixels`: fractions
@@ -178,14 +182,6 @@ class ValidationRules(Record):
     max_psi: float
     max_effect: float
     profile: Profile | None
-
-    def content(self) -> dict[str, Any]:
-        """As every record's, with the profile's digest for its many figures."""
-        digest = self.profile and hashlib.sha256(self.profile.model_dump_json().encode())
-        return {
-            **self.model_dump(mode="json", exclude={"profile"}),
-            "profile": digest and {"sha256": digest.hexdigest()},
-        }
 
 
 ModelName = Literal["mlp", "cnn"]
@@ -263,22 +259,19 @@ class EpochMetrics(Record):
     accuracy_fraction: float
 
 
-class ModelRef(Record):
-    """A trained model.
+class ModelRef(Findings):
+    """A trained model. `weights_sha256` is its identity, over its configuration and weights.
 
-    `weights_sha256` is the model's identity, over its configuration and weights. `keras_file` is
-    the digest of the saved file and only guards its integrity: two saves differ by their date.
+    The saved file does not count, two of which differ by their date; the history does, for a
+    report shows it.
     """
+
+    uncounted = {"keras_file"}
 
     keras_file: BlobRef
     weights_sha256: Sha256
     parameters: int
     history: tuple[EpochMetrics, ...]
-
-    def content(self) -> dict[str, Any]:
-        """A digest over weights, parameters and history, for a report shows all three."""
-        counted = self.model_dump_json(exclude={"keras_file"})
-        return {"sha256": hashlib.sha256(counted.encode()).hexdigest()}
 
 
 class ClassMetrics(Record):

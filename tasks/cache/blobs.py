@@ -21,21 +21,19 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from tasks.errors import PayloadError, StoreError
-from tasks.records import ArrayRef, BlobRef, Record
+from tasks.records import ArrayRef, BlobRef, Record, Suffix
 
 COPY_BYTES = 1 << 20
 PARTIAL = ".partial"
 ABANDONED_SECONDS = 24 * 3600
-PRIVATE = 0o600
 
 # Files whose bytes this process has digested: (path, inode, size, modification time).
 _intact: set[tuple[Path, int, int, int]] = set()
@@ -43,11 +41,9 @@ _intact: set[tuple[Path, int, int, int]] = set()
 
 @contextmanager
 def errors_named(path: Path, option: str = "--cache-dir") -> Iterator[None]:
-    """Turn the operating system's errors while writing into the store's own.
+    """Turn the operating system's errors while `path` is written into the store's own.
 
-    Args:
-        path: what is written.
-        option: the setting that chooses another place.
+    `option` is the setting that chooses another place.
     """
     try:
         yield
@@ -106,7 +102,7 @@ class NewFile:
             digesting.join()
         self.size_bytes += len(buffer)
 
-    def publish(self, path: Path, *, sync: bool = False, mode: int = PRIVATE) -> None:
+    def publish(self, path: Path, *, sync: bool = False, mode: int = 0o600) -> None:
         """Give the file its name, replacing what stood there in one step. Raises StoreError.
 
         With `sync` it survives a loss of power, too, at the price of waiting for the disk.
@@ -129,13 +125,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomically(
-    path: Path, content: bytes, option: str = "--cache-dir", mode: int = PRIVATE
-) -> None:
+def write_atomically(path: Path, content: bytes, option: str = "--cache-dir") -> None:
     """Write a small file so that readers see the old content or the new, never a part."""
     with NewFile(path.parent, option) as file:
         file.write(content)
-        file.publish(path, mode=mode)
+        file.publish(path)
+
+
+class Folder:
+    """A folder of a store, named as its attribute."""
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, store: Store, _: type) -> Path:
+        return store.root / self._name
 
 
 class Store(Record):
@@ -144,38 +148,15 @@ class Store(Record):
     Results that were computed before `fresh_since` are computed again.
     """
 
+    blobs: ClassVar = Folder()  # the stored files
+    results: ClassVar = Folder()  # the cached results
+    latest: ClassVar = Folder()  # what each stage's latest runs were made of
+    checkpoints: ClassVar = Folder()  # the trainings that are not complete, one folder each
+    locks: ClassVar = Folder()  # by which two runs compute once
+    accounts: ClassVar = Folder()  # of the runs that are under way
+
     root: Path = Field(exclude=True)
     fresh_since: datetime | None = Field(default=None, exclude=True)
-
-    @property
-    def blobs(self) -> Path:
-        """The folder of the stored files."""
-        return self.root / "blobs"
-
-    @property
-    def results(self) -> Path:
-        """The folder of the cached results."""
-        return self.root / "results"
-
-    @property
-    def latest(self) -> Path:
-        """The folder that remembers each stage's latest runs."""
-        return self.root / "latest"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the trainings that are not complete, one folder each."""
-        return self.root / "checkpoints"
-
-    @property
-    def locks(self) -> Path:
-        """The folder of the locks that make two runs compute once."""
-        return self.root / "locks"
-
-    @property
-    def accounts(self) -> Path:
-        """The folder of the accounts of the runs that are under way."""
-        return self.root / "accounts"
 
     def prepare(self) -> None:
         """Create the folders, private to this user, and sweep up after runs that were killed.
@@ -204,34 +185,15 @@ class Store(Record):
     def require(self, ref: BlobRef) -> Path:
         """The place of a stored file that is there and intact. Raises PayloadError otherwise."""
         path = self.path(ref)
-        found = self._damage(ref)
-        if found:
+        if damage := _damage(path, ref):
             raise PayloadError(
                 ref,
                 "A stored file must have its recorded size and SHA-256.",
-                received=found,
+                received=damage,
                 where=path,
                 advice="Run again with --refresh to compute it again.",
             )
         return path
-
-    def _damage(self, ref: BlobRef) -> str:
-        path = self.path(ref)
-        try:
-            size_bytes = path.stat().st_size
-        except OSError:
-            return "no such file"
-        if size_bytes != ref.size_bytes:
-            return f"{size_bytes} bytes, not {ref.size_bytes}"
-        if _identity(path) not in _intact:
-            try:
-                digest = sha256_of_file(path)
-            except OSError as error:
-                return f"unreadable: {error.strerror or error}"
-            if digest != ref.sha256:
-                return f"SHA-256 {digest}"
-            _intact.add(_identity(path))
-        return ""
 
     def set_aside(self, ref: BlobRef) -> None:
         """Take a damaged file out of the way, so that it is computed again."""
@@ -254,7 +216,8 @@ class Store(Record):
         """
         dtype, rows = np.dtype(dtype), 0
         with NewFile(self.blobs) as file:
-            file.write(_npy_header(dtype, shape))
+            header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for piece in pieces:
                 if piece.dtype != dtype or piece.shape[1:] != shape[1:]:
                     raise ValueError(
@@ -278,27 +241,42 @@ class Store(Record):
         array: np.ndarray = np.load(self.require(ref), mmap_mode="r", allow_pickle=False)
         return array
 
-    def put_bytes(self, content: bytes, suffix: str) -> BlobRef:
+    def put_bytes(self, content: bytes, suffix: Suffix) -> BlobRef:
         """Store what is in memory, for instance a picture."""
         with NewFile(self.blobs) as file:
             file.write(content)
             return self._publish(file, suffix)
 
-    def put_file(self, source: Path, suffix: str) -> BlobRef:
+    def put_file(self, source: Path, suffix: Suffix) -> BlobRef:
         """Store a copy of a file."""
         with source.open("rb") as read, NewFile(self.blobs) as file:
-            while chunk := read.read(COPY_BYTES):
-                file.write(chunk)
+            shutil.copyfileobj(read, file, COPY_BYTES)
             return self._publish(file, suffix)
 
-    def _publish(self, file: NewFile, suffix: str) -> BlobRef:
-        ref = BlobRef.model_validate(
-            {"sha256": file.sha256, "size_bytes": file.size_bytes, "suffix": suffix}
-        )
+    def _publish(self, file: NewFile, suffix: Suffix) -> BlobRef:
+        ref = BlobRef(sha256=file.sha256, size_bytes=file.size_bytes, suffix=suffix)
         file.publish(self.path(ref))
         _intact.add(_identity(self.path(ref)))  # digested while it was written
         self._aside(ref).unlink(missing_ok=True)
         return ref
+
+
+def _damage(path: Path, ref: BlobRef) -> str:
+    try:
+        size_bytes = path.stat().st_size
+    except OSError:
+        return "no such file"
+    if size_bytes != ref.size_bytes:
+        return f"{size_bytes} bytes, not {ref.size_bytes}"
+    if _identity(path) not in _intact:
+        try:
+            digest = sha256_of_file(path)
+        except OSError as error:
+            return f"unreadable: {error.strerror or error}"
+        if digest != ref.sha256:
+            return f"SHA-256 {digest}"
+        _intact.add(_identity(path))
+    return ""
 
 
 def _identity(path: Path) -> tuple[Path, int, int, int]:
@@ -329,13 +307,3 @@ def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    # The header that np.save would write, so that np.load and every other reader of .npy works.
-    header = BytesIO()
-    descr = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": descr, "fortran_order": False, "shape": shape}
-    )
-    return header.getvalue()

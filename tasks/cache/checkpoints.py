@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,7 +72,7 @@ class Checkpoints:
         return None
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint, and one before it. Raises StoreError or StoreError."""
+        """Keep a checkpoint, and one before it. Raises StoreError."""
         with errors_named(self.folder):
             self.folder.mkdir(mode=0o700, exist_ok=True)
         progress = Progress(
@@ -122,33 +122,30 @@ def all_checkpoints(store: Store) -> Iterator[Checkpoints]:
                 yield Checkpoints(store, folder.name)
 
 
-class CheckpointWriter:
-    """Writes checkpoints beside the training that goes on.
+@contextmanager
+def written_beside(
+    training: Checkpoints, warn: Callable[[str], None]
+) -> Iterator[Callable[[Checkpoint], None]]:
+    """Yields what writes a checkpoint while the training goes on.
 
     A new one waits until the one before is on the disk. What cannot be written is told, and
     does not stop the training.
     """
+    pending: list[Future[None]] = []
 
-    def __init__(self, checkpoints: Checkpoints, warn: Callable[[str], None]) -> None:
-        self._checkpoints, self._warn = checkpoints, warn
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
+    def finish() -> None:
+        if pending and (error := pending.pop().exception()):
+            warn(f"no checkpoint of the epoch before: {error}")
 
-    def __enter__(self) -> Callable[[Checkpoint], None]:
-        return self._write
+    def write(checkpoint: Checkpoint) -> None:
+        finish()
+        pending.append(thread.submit(training.write, checkpoint))
 
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
-        self._finish()
-
-    def _write(self, checkpoint: Checkpoint) -> None:
-        self._finish()
-        self._pending = self._thread.submit(self._checkpoints.write, checkpoint)
-
-    def _finish(self) -> None:
-        if self._pending is not None and (error := self._pending.exception()):
-            self._warn(f"no checkpoint of the epoch before: {error}")
-        self._pending = None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint") as thread:
+        try:
+            yield write
+        finally:
+            finish()
 
 
 def _name(history: Sequence[EpochMetrics]) -> str:

@@ -148,24 +148,28 @@ class Entries:
 
     def remember(self, ingredients: Ingredients) -> None:
         """Note a run, for the next one's reasons. What cannot be noted is only not told."""
-        folder = self.store.latest / ingredients.stage
-        note = folder / ingredients.key
+        note = self.store.latest / ingredients.stage / ingredients.key
         with suppress(OSError, StoreError):
             if note.exists():
                 os.utime(note)
                 return
-            folder.mkdir(mode=0o700, exist_ok=True)
+            note.parent.mkdir(mode=0o700, exist_ok=True)
             write_atomically(note, _sealed(ingredients))
-            newest = sorted(regular_files(folder, KEY), key=_written, reverse=True)
-            for old in newest[REMEMBERED:]:
+            for old in self._notes(ingredients.stage)[REMEMBERED:]:
                 old.unlink(missing_ok=True)
 
     def nearest(self, ingredients: Ingredients) -> Ingredients | None:
         """The stage's run that differs least, of several the latest; None if none is known."""
-        notes = regular_files(self.store.latest / ingredients.stage, KEY)
-        runs = [_noted(note) for note in sorted(notes, key=_written, reverse=True)]
-        known = [run for run in runs if run is not None and run.stage == ingredients.stage]
-        return min(known, key=lambda run: how_different(run, ingredients), default=None)
+        runs = []
+        for note in self._notes(ingredients.stage):
+            with suppress(OSError, ValueError):  # another run has removed it, or it is torn
+                runs.append(Ingredients.model_validate_json(_unsealed(note.read_bytes())))
+        same_stage = (run for run in runs if run.stage == ingredients.stage)
+        return min(same_stage, key=lambda run: how_different(run, ingredients), default=None)
+
+    def _notes(self, stage: str) -> list[Path]:
+        """The notes of a stage's runs, the latest first."""
+        return sorted(regular_files(self.store.latest / stage, KEY), key=_written, reverse=True)
 
 
 def _written(path: Path) -> int:
@@ -173,13 +177,6 @@ def _written(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:  # another run has removed it
         return 0
-
-
-def _noted(path: Path) -> Ingredients | None:
-    try:
-        return Ingredients.model_validate_json(_unsealed(path.read_bytes()))
-    except (OSError, ValueError):
-        return None
 
 
 def _sealed(record: Record) -> bytes:

@@ -21,9 +21,10 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -50,10 +51,15 @@ COMPUTING_LIBRARIES = {
     "xarray": "xarray",
 }
 SHOWN = 3  # names in one reason, before "and 4 more"
-# Tuples made once: what `isinstance` would be given again at each of 50,000 nodes.
-NESTED = (ast.AST, list)
 IMPORTING = (ast.Import, ast.ImportFrom)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+# Of each kind of node the fields that count. Whether a name is read or written (`ctx`), its place
+# in the tree says.
+FIELDS = {
+    kind: tuple(field for field in kind._fields if field != "ctx")
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST)
+}
 
 
 class Ingredients(Record):
@@ -102,15 +108,11 @@ def fingerprint_of(module: str) -> Fingerprint:
     """
     reached = _reached(module, _root_of(module))
     packages = {_top_level(name) for file in reached for name in file.imports}
-    computing = {
-        distribution: _version(distribution)
-        for package, distribution in sorted(COMPUTING_LIBRARIES.items())
-        if package in packages
-    }
-    return Fingerprint(
-        code={file.name: file.sha256 for file in reached},
-        libraries={"python": "{}.{}".format(*sys.version_info), **computing},
-    )
+    libraries = {"python": "{}.{}".format(*sys.version_info)}
+    for package, distribution in COMPUTING_LIBRARIES.items():
+        if package in packages:
+            libraries[distribution] = _version(distribution)
+    return Fingerprint({file.name: file.sha256 for file in reached}, libraries)
 
 
 def code_of_file(path: Path) -> dict[str, str]:
@@ -120,11 +122,11 @@ def code_of_file(path: Path) -> dict[str, str]:
 
 def what_changed(old: Ingredients, new: Ingredients) -> str:
     """The differences for a person to read; empty when there are none."""
-    before, after = dict(_leaves((), old.inputs)), dict(_leaves((), new.inputs))
-    changed = _differing(before, after)
-    named = Counter(path[-1] for path in changed)
+    before, after = _leaves(old.inputs), _leaves(new.inputs)
+    inputs, code, libraries = _differences(old, new)
+    named = Counter(path[-1] for path in inputs)
     contents, reasons = [], []
-    for path in changed:
+    for path in inputs:
         values = before.get(path), after.get(path)
         if any(isinstance(value, _Digest) for value in values):
             contents.append(path[-1])
@@ -133,20 +135,18 @@ def what_changed(old: Ingredients, new: Ingredients) -> str:
             reasons.append(f"{name.replace('_', ' ')} {_shown(values[0])} → {_shown(values[1])}")
     if contents:
         reasons.append(f"input: {_listed(list(dict.fromkeys(contents)))} changed")
-    if code := _differing(old.code, new.code):
+    if code:
         reasons.append(f"code: {_listed(code)}")
     reasons += [
         f"{name} {old.libraries.get(name, 'none')} → {new.libraries.get(name, 'none')}"
-        for name in _differing(old.libraries, new.libraries)
+        for name in libraries
     ]
     return "; ".join(reasons)
 
 
 def how_different(old: Ingredients, new: Ingredients) -> int:
     """In how many inputs, files and libraries two lists differ."""
-    inputs = _differing(dict(_leaves((), old.inputs)), dict(_leaves((), new.inputs)))
-    code, libraries = _differing(old.code, new.code), _differing(old.libraries, new.libraries)
-    return len(inputs) + len(code) + len(libraries)
+    return sum(map(len, _differences(old, new)))
 
 
 class _Digest(str):
@@ -155,22 +155,29 @@ class _Digest(str):
     __slots__ = ()
 
 
-def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every plain value by the names that lead to it; of a file or array, its digest."""
-    if isinstance(value, dict) and "sha256" in value:
-        yield (*path[:-1], value.get("name", path[-1])), _Digest(value["sha256"])
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            yield from _leaves((*path, name), member)
-    elif isinstance(value, list) and any(isinstance(member, dict | list) for member in value):
-        for number, member in enumerate(value):
-            yield from _leaves((*path, str(number)), member)
-    else:
-        yield path, value
+def _differences(old: Ingredients, new: Ingredients) -> Iterator[list[Any]]:
+    """The inputs, by the names that lead to them, the files and the libraries that differ."""
+    yield _differing(_leaves(old.inputs), _leaves(new.inputs))
+    yield _differing(old.code, new.code)
+    yield _differing(old.libraries, new.libraries)
 
 
 def _differing(old: dict[Any, Any], new: dict[Any, Any]) -> list[Any]:
     return [name for name in {**old, **new} if old.get(name) != new.get(name)]
+
+
+def _leaves(value: Any, *path: str) -> dict[tuple[str, ...], Any]:
+    """Every plain value by the names that lead to it; of a file or array, its digest."""
+    if isinstance(value, dict) and "sha256" in value:
+        return {(*path[:-1], value.get("name", path[-1])): _Digest(value["sha256"])}
+    if isinstance(value, list) and any(isinstance(member, dict | list) for member in value):
+        value = {str(number): member for number, member in enumerate(value)}
+    if not isinstance(value, dict):
+        return {path: value}
+    leaves: dict[tuple[str, ...], Any] = {}
+    for name, member in value.items():
+        leaves |= _leaves(member, *path, name)
+    return leaves
 
 
 def _shown(value: Any) -> str:
@@ -194,104 +201,94 @@ class _SourceFile(NamedTuple):
 
 
 def _reached(module: str, root: Path) -> list[_SourceFile]:
-    """The files that a module reaches, in the order of their paths."""
-    roots = dict.fromkeys((root, PROJECT_ROOT))
-    packages = {*PROJECT_PACKAGES, _top_level(module)}
+    """The files that a module reaches, in the order of their names."""
+    own = {*PROJECT_PACKAGES, _top_level(module)}
+    roots = {str(folder): folder.name in SHARED_FOLDERS for folder in (root, PROJECT_ROOT)}
     listed = cache(_listing)  # each folder once, as it is now
-    reached: dict[Path, _SourceFile] = {}
-    waiting, seen = [module], set()
+    reached, waiting, seen = [], [module], {module}
     while waiting:
         name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for folder in roots:
-            shared = folder.name in SHARED_FOLDERS and _top_level(name) not in packages
-            path = None if shared else _file_of(folder, name, listed)
-            if path is not None:
-                status = path.stat()
+        for folder, shared in roots.items():
+            if shared and _top_level(name) not in own:
+                continue
+            if path := _file_of(folder, name, listed):
+                status = os.stat(path)  # noqa: PTH116 - as in _file_of
                 # A copy may keep an old time of modification, but not of its own place.
                 stamp = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-                reached[path] = _read(path, folder, name, stamp)
-                waiting += [*reached[path].imports, *_parents(name)]
+                reached.append(_read(path, folder, name, stamp))
+                new = {*reached[-1].imports, *_parents(name)} - seen
+                seen |= new
+                waiting += new
                 break
-    return [reached[path] for path in sorted(reached)]
+    return sorted(reached)
 
 
-def _listing(folder: Path) -> frozenset[str]:
+def _listing(folder: str) -> frozenset[str]:
     try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208 - names, no paths: it is on every run's way
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - as in _file_of
     except OSError:
         return frozenset()
 
 
-def _file_of(root: Path, module: str, listed: Any) -> Path | None:
-    """Where Python would find a module; None if it is not below this root."""
+def _file_of(root: str, module: str, listed: Callable[[str], frozenset[str]]) -> str | None:
+    """Where Python would find a module; None if it is not below this root.
+
+    Every import of every stage passes here before each call: text is joined, not a Path.
+    """
     *packages, name = module.split(".")
     folder = root
     for package in packages:
         if package not in listed(folder):
             return None
-        folder = folder / package
-    if name in listed(folder) and "__init__.py" in listed(folder / name):
-        return folder / name / "__init__.py"
-    return folder / f"{name}.py" if f"{name}.py" in listed(folder) else None
+        folder = f"{folder}/{package}"
+    if name in listed(folder) and "__init__.py" in listed(f"{folder}/{name}"):
+        return f"{folder}/{name}/__init__.py"
+    return f"{folder}/{name}.py" if f"{name}.py" in listed(folder) else None
 
 
 @lru_cache(maxsize=1024)
-def _read(path: Path, root: Path, module: str, stamp: tuple[int, ...]) -> _SourceFile:
+def _read(path: str, root: str, module: str, stamp: tuple[int, ...]) -> _SourceFile:
     """Digest a file and list its imports. `stamp` only keys the memory."""
     del stamp
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    package = module if path.endswith("/__init__.py") else module.rpartition(".")[0]
     imports: list[str] = []
-    flat: list[object] = []
-    waiting: list[object] = [ast.parse(path.read_bytes(), filename=str(path))]
-    while waiting:  # the tree from its root on, each node by its type and its fields in order
+    flat: list[str] = []
+    waiting: list[Any] = [ast.parse(Path(path).read_bytes(), filename=path)]
+    while waiting:  # the tree from its root on: of each node its type, then its fields
         node = waiting.pop()
-        if isinstance(node, ast.AST):
-            if isinstance(node, IMPORTING):
+        kind = type(node)
+        if kind in FIELDS:
+            if kind in IMPORTING:
                 imports += _imported(node, package)
-            elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            elif kind in DOCUMENTED and ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:]
-            flat.append(type(node).__name__)
-            waiting += _fields(node, flat)
-        elif isinstance(node, list):
-            flat.append(len(node))
+            flat.append(kind.__name__)
+            for field in FIELDS[kind]:
+                value = getattr(node, field, None)
+                # Without empty ones: each version of Python adds some, and keys would differ.
+                if value is not None and value != []:
+                    flat.append(field)
+                    waiting.append(value)
+        elif kind is list:
+            flat.append(str(len(node)))
             waiting += node
         else:
-            flat.append(node)
+            flat.append(repr(node))
     return _SourceFile(
-        name=path.relative_to(root).as_posix(),
-        sha256=hashlib.sha256(repr(flat).encode()).hexdigest(),
+        name=path.removeprefix(f"{root}/"),
+        sha256=hashlib.sha256("\n".join(flat).encode()).hexdigest(),
         imports=tuple(dict.fromkeys(imports)),
     )
-
-
-def _fields(node: ast.AST, flat: list[object]) -> list[object]:
-    """Write down a node's plain fields; returns those that are nodes themselves."""
-    nested: list[object] = []
-    fields = node.__dict__
-    for field in node._fields:
-        value = fields.get(field)
-        # Without empty ones: each version of Python adds some, and keys would differ.
-        # Whether a name is read or written, its place in the tree says.
-        if value is None or value == [] or field == "ctx":
-            continue
-        if isinstance(value, NESTED):
-            flat.append(field)
-            nested.append(value)
-        else:
-            flat.append((field, value))
-    return nested
 
 
 def _imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
         return
-    origin = package.split(".")[: len(package.split(".")) - max(node.level - 1, 0)]
-    prefix = [*origin, *filter(None, [node.module])] if node.level else [node.module or ""]
-    base = ".".join(prefix)
+    base = node.module or ""
+    if node.level:  # a dot for the package itself, and one more for each package above
+        origin = package.rsplit(".", node.level - 1)[0]
+        base = f"{origin}.{base}".removesuffix(".")
     yield base
     yield from (f"{base}.{alias.name}" for alias in node.names)  # perhaps submodules
 
@@ -316,4 +313,6 @@ def _root_of(module: str) -> Path:
 
 @lru_cache(maxsize=64)
 def _version(distribution: str) -> str:
-    return metadata.version(distribution)
+    text = metadata.distribution(distribution).read_text("METADATA") or ""
+    found = re.search("^Version: (.+)$", text, re.MULTILINE)  # `metadata.version` parses all of it
+    return found[1] if found else metadata.version(distribution)

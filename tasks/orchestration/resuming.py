@@ -16,7 +16,7 @@ import numpy as np
 from prefect import get_run_logger
 
 from tasks.cache.blobs import Store
-from tasks.cache.checkpoints import Checkpoint, Checkpoints, CheckpointWriter
+from tasks.cache.checkpoints import Checkpoint, Checkpoints, written_beside
 from tasks.orchestration.account import listener
 from tasks.orchestration.stage import current_call
 from tasks.records import EpochMetrics, TrainingPlan
@@ -69,7 +69,7 @@ def resumable(model: keras.Model, plan: TrainingPlan, store: Store) -> Iterator[
         call.notes.append(f"resumed after epoch {len(history)} of {plan.epochs}")
         listener().resumed(len(history), plan.epochs)
         logger.info("goes on after epoch %d of %d", len(history), plan.epochs)
-    with CheckpointWriter(checkpoints, logger.warning) as write:
+    with written_beside(checkpoints, logger.warning) as write:
 
         def keep() -> None:
             arrays = [np.array(variable.numpy()) for variable in state]  # copies: training goes on

@@ -112,17 +112,13 @@ class Stage(Task[P, R]):
 def stage(*, cached: bool = True) -> Callable[[Callable[P, R]], Stage[P, R]]:
     """Declare a function a stage of the pipeline. It takes the `store` that arrays lie in.
 
-    Stages have no tags: Prefect asks its server about the limits of each tag, even when the
-    result is cached.
-
-    Args:
-        cached: keep the result, a record, under a key of the inputs, the code and the libraries.
-            False for what must leave its mark on every run.
+    A `cached` one returns a record; others leave their mark on every run. Stages have no tags:
+    Prefect asks its server about the limits of each tag, even when the result is cached.
     """
 
     def declare(function: Callable[P, R]) -> Stage[P, R]:
         return Stage(
-            _told(function, cached=cached),
+            _with_account(function, cached=cached),
             name=function.__name__,
             task_run_name=function.__name__,
             cache_policy=NO_CACHE,
@@ -132,7 +128,7 @@ def stage(*, cached: bool = True) -> Callable[[Callable[P, R]], Stage[P, R]]:
     return declare
 
 
-def _told(function: Callable[P, R], *, cached: bool) -> Callable[P, Any]:
+def _with_account(function: Callable[P, R], *, cached: bool) -> Callable[P, Any]:
     """The function as Prefect calls it: looked up first, and its account given."""
     name, signature = function.__name__, inspect.signature(function)
     if "store" not in signature.parameters:
@@ -147,7 +143,7 @@ def _told(function: Callable[P, R], *, cached: bool) -> Callable[P, Any]:
             return function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        given, compute = dict(bound.arguments), partial(function, *args, **kwargs)
+        given, compute = bound.arguments, partial(function, *args, **kwargs)
         store: Store = given["store"]
         report = _reporter(name, Account(store, run.task_run.flow_run_id))
         try:
@@ -178,8 +174,7 @@ def _cached_call(call: Call, given: dict[str, Any], compute: Callable[[], Any]) 
         return Outcome(_computed(call, compute), cached=False, why=NO_KEY)
     if call.edited:
         return _not_kept(call, _computed(call, compute))
-    code, libraries = call.imported
-    made_of = Ingredients(stage=call.stage, code=code, libraries=libraries, inputs=inputs)
+    made_of = Ingredients(stage=call.stage, **call.imported._asdict(), inputs=inputs)
     entries = Entries(store)
     with entries.locked(made_of.key, on_waiting=_say_waiting):
         found, damage = entries.look_up(made_of.key)
@@ -190,12 +185,12 @@ def _cached_call(call: Call, given: dict[str, Any], compute: Callable[[], Any]) 
         earlier = entries.nearest(made_of)
         call = replace(call, made_of=made_of)
         result = _computed(call, compute)
-        if call.edited:
-            Checkpoints(store, made_of.key).clear()
-            return _not_kept(call, result)
-        entries.write(Entry.of(result, made_of))
+        if unedited := not call.edited:
+            entries.write(Entry.of(result, made_of))
+            entries.remember(made_of)
         Checkpoints(store, made_of.key).clear()
-        entries.remember(made_of)
+    if not unedited:
+        return _not_kept(call, result)
     why = damage or _difference(earlier, made_of)
     return Outcome(result, cached=False, why="; ".join([why, *call.notes]))
 

@@ -37,10 +37,13 @@ ERROR = re.compile(r"^[\w.]*Error\b", re.MULTILINE)
 
 # As after an upgrade of NumPy. The numbers stay the same, so that no answer can be stale.
 OTHER_NUMPY = """\
+import re
 from importlib import metadata
 
-installed = metadata.version
-metadata.version = lambda name: installed(name) + (".post1" if name == "numpy" else "")
+installed = metadata.PathDistribution.read_text
+metadata.PathDistribution.read_text = lambda self, name: re.sub(
+    "(Name: numpy\\nVersion: .+)", r"\\1.post1", installed(self, name) or ""
+)
 """
 
 Edit = tuple[str, str, tuple[str, ...]]  # what is replaced, by what, in which source files

@@ -298,7 +298,8 @@ def test_file_knows_the_digest_and_size_of_what_was_written(store: Store) -> Non
 
 def test_published_file_has_the_mode_that_was_asked_for(tmp_path: Path) -> None:
     write_atomically(tmp_path / "private", b"")
-    write_atomically(tmp_path / "public", b"", mode=0o644)
+    with NewFile(tmp_path) as file:
+        file.publish(tmp_path / "public", mode=0o644)
 
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("private", "public")]
     assert modes == [0o600, 0o644]

@@ -25,7 +25,7 @@ from prefect.client.orchestration import get_client
 
 from flows.mnist_flow import mnist_flow
 from tasks.cache.blobs import Store
-from tasks.cache.checkpoints import Checkpoint, Checkpoints, CheckpointWriter
+from tasks.cache.checkpoints import Checkpoint, Checkpoints, written_beside
 from tasks.cache.entries import Entries
 from tasks.orchestration import stage
 from tasks.orchestration.account import listening
@@ -168,7 +168,7 @@ class TestWriter:
         checkpoints = Checkpoints(store, KEY)
 
         def write_and_stop() -> None:
-            with CheckpointWriter(checkpoints, pytest.fail) as write:
+            with written_beside(checkpoints, pytest.fail) as write:
                 for epoch in (1, 2, 3):
                     write(checkpoint(epoch))
                 raise KeyboardInterrupt
@@ -185,7 +185,7 @@ class TestWriter:
         checkpoints, warnings = Checkpoints(store, KEY), list[str]()
         checkpoints.folder.touch()
 
-        with CheckpointWriter(checkpoints, warnings.append) as write:
+        with written_beside(checkpoints, warnings.append) as write:
             write(checkpoint(1))
 
         (warning,) = warnings
@@ -200,7 +200,7 @@ class TestWriter:
             return io.BufferedWriter(FullDisk(handle, mode))
 
         monkeypatch.setattr("tasks.cache.blobs.os.fdopen", fdopen)
-        with CheckpointWriter(checkpoints, warnings.append) as write:
+        with written_beside(checkpoints, warnings.append) as write:
             write(checkpoint(3))
 
         (warning,) = warnings

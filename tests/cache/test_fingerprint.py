@@ -111,6 +111,32 @@ def test_changed_text_that_is_no_docstring_counts(package: Package) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "other"),
+    [
+        ("0", "False"),
+        ("0", "0.0"),
+        ("0.0", "-0.0"),
+        ("0", "None"),
+        ("''", "b''"),
+        ("None", "..."),
+        ("[]", "()"),
+        ("x", "'x'"),
+        ("[a, [b]]", "[[a], b]"),
+        ("f(a)", "f(*a)"),
+        ("f(a, b=c)", "f(a, c=b)"),
+        ("lambda a, /: a", "lambda *, a: a"),
+        ("'one\\\\ntwo'", "'one', 'two'"),
+    ],
+)
+def test_code_that_looks_alike_counts_as_other(package: Package, source: str, other: str) -> None:
+    package.write("helper.py", f"x = {source}\n")
+    before = package.code_of("stage")
+    package.write("helper.py", f"x = {other}\n")
+
+    assert before != package.code_of("stage")
+
+
+@pytest.mark.parametrize(
     "source",
     [
         "import PACKAGE.helper\n",

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Failed, State
 
 from tasks.errors import ValidationFailedError
-from tasks.orchestration import events, hooks
+from tasks.orchestration import events
 from tasks.reporting.history import CompletedRun, append_run
 from tasks.settings import RunSettings
 
@@ -151,10 +151,10 @@ class TestExplanation:
     ) -> None:
         del prefect_server
         flow = Flow(pipeline)
-        with hooks.get_client(sync_client=True) as client:
+        with events.get_client(sync_client=True) as client:
             flow_run = client.create_flow_run(flow)
             deployed = flow_run.model_copy(update={"deployment_id": uuid4()})
-            hooks.explain(flow, deployed, state)
+            events.explain(flow, deployed, state)
             key = ArtifactFilter(key=ArtifactFilterKey(any_=["pipeline-failure"]))
             found = [
                 str(artifact.data)
@@ -168,6 +168,6 @@ class TestExplanation:
 
     def test_run_from_a_terminal_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[bool] = []
-        monkeypatch.setattr(hooks, "get_client", lambda **_: asked.append(True))
-        hooks.explain(Flow(pipeline), FlowRun(flow_id=uuid4()), Failed())
+        monkeypatch.setattr(events, "get_client", lambda **_: asked.append(True))
+        events.explain(Flow(pipeline), FlowRun(flow_id=uuid4()), Failed())
         assert asked == []
