@@ -61,29 +61,33 @@ def illustrate(
     """
     from tasks.reporting import pictures
 
-    mistakes = metrics.mistakes[:GALLERY]
     drawn = {
         "curves": pictures.curves(model.history, metrics.accuracy_fraction),
         "confusion": pictures.confusion(np.array(metrics.confusion)),
         "reliability": pictures.reliability(metrics.reliability, metrics.calibration_error),
-        "mistakes": pictures.gallery(
-            _images(store.open_array(raw.x_test), mistakes),
-            [f"{m.label} → {m.predicted}\n{m.confidence:.1%}" for m in mistakes],
+        "mistakes": _gallery(
+            *(store.open_array(raw.x_test), metrics.mistakes),
+            "{0.label} → {0.predicted}\n{0.confidence:.1%}",
             if_none=f"No mistakes on {metrics.images:,} test images.",
         ),
     }
     if suspects is not None:
-        doubtful = suspects.found[:GALLERY]
-        drawn["suspects"] = pictures.gallery(
-            _images(store.open_array(raw.x_train), doubtful),
-            [f"{s.label}, rather {s.suggested}\nno. {s.row}" for s in doubtful],
+        drawn["suspects"] = _gallery(
+            *(store.open_array(raw.x_train), suspects.found),
+            "{0.label}, rather {0.suggested}\nno. {0.row}",
             if_none=f"No doubtful label among {suspects.images:,} training images.",
         )
     return _stored(drawn, store)
 
 
-def _images(images: np.ndarray, chosen: Sequence[Mistake | Suspect]) -> list[np.ndarray]:
-    return [np.asarray(images[each.row]) for each in chosen]
+def _gallery(
+    images: np.ndarray, found: Sequence[Mistake | Suspect], caption: str, if_none: str
+) -> bytes:
+    from tasks.reporting.pictures import gallery
+
+    shown = found[:GALLERY]
+    chosen = [np.asarray(images[each.row]) for each in shown]
+    return gallery(chosen, [caption.format(each) for each in shown], if_none)
 
 
 def _stored(drawn: Mapping[str, bytes], store: Store) -> Pictures:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import store_dataset, tiny_arrays
 from PIL import Image
-from tasks.cache.ingredients import content_of
+from tasks.cache.keys import content_of
 
 from tasks.cache.blobs import Store
 from tasks.illustrate import illustrate, illustrate_data
