@@ -62,32 +62,24 @@ def publish(
     report = _report(store, **asked, **trained, pictures=pictures)
     name = f"{raw.name}-{plan.model_name}-{model.weights_sha256[:12]}.keras"
     keras_file = store.require(model.keras_file).read_bytes()
-    figures: dict[str, Any] = {
-        "dataset": raw.name,
-        "accuracy": metrics.accuracy_fraction,
-        "loss": metrics.loss,
-        "weights_sha256": model.weights_sha256,
-    }
     summary = RunSummary(
-        **figures,
+        dataset=raw.name,
         model=plan.model_name,
+        accuracy=metrics.accuracy_fraction,
+        loss=metrics.loss,
         model_path=_written(root / name, keras_file),
+        weights_sha256=model.weights_sha256,
         report_path=_written_report(report),
         flow_run_id=report.run_id,
         flow_run_name=report.run_name,
         stages=report.stages,
     )
-    completed = CompletedRun(
-        **figures,
-        model=called,
-        finished=report.finished,
-        run_name=report.run_name,
-        run_id=report.run_id,
-    )
     tell_dropped_accuracy(raw.name, called, summary.accuracy, earlier)
     publish_evaluation(report)
     publish_validation(report)
-    append_run(root, completed)
+    kept = summary.model_dump(include={"dataset", "accuracy", "loss", "weights_sha256"})
+    ran = {"finished": report.finished, "run_name": report.run_name, "run_id": report.run_id}
+    append_run(root, CompletedRun(**kept, **ran, model=called))
     get_run_logger().info("report: %s; model: %s", summary.report_path, summary.model_path)
     if summary.accuracy < settings.min_accuracy:
         raise AccuracyTooLowError(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from builders import store_dataset, tiny_arrays
 from PIL import Image
-from tasks.cache.keys import content_of
 
 from tasks.cache.blobs import Store
+from tasks.cache.keys import content_of
 from tasks.illustrate import illustrate, illustrate_data
 from tasks.learning.scores import score
 from tasks.records import (
