@@ -13,25 +13,23 @@ from collections.abc import Sequence
 
 from deployments import commands, credentials
 from deployments.commands import ROOT, client_environment, server_environment
-from deployments.credentials import Stack
 from tasks.errors import PipelineError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)
-    parser.add_argument("command", choices=[*COMMANDS, "compose-secrets"])
+    parser.add_argument("command", choices=COMMANDS)
     chosen = parser.parse_args(arguments).command
     try:
-        if chosen == "compose-secrets":
-            return _compose_secrets()
-        return COMMANDS[chosen](credentials.open_stack(credentials.stack_folder()))
+        return COMMANDS[chosen]()
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
         return 1
 
 
-def _server(stack: Stack) -> int:
+def _server() -> int:
+    stack = credentials.open_stack()
     print(f"API       {stack.api_url}")
     print(f"UI        {stack.ui_api_url.removesuffix('/api')}")
     print(f"database  {stack.database_kind}")
@@ -40,8 +38,8 @@ def _server(stack: Stack) -> int:
     return _become(commands.SERVER, server_environment(stack))
 
 
-def _doctor(stack: Stack) -> int:
-    told = dict(os.environ)
+def _doctor() -> int:
+    stack, told = credentials.open_stack(), dict(os.environ)
     os.environ.clear()
     os.environ.update(client_environment(stack, told))
     from deployments.doctor import examine
@@ -66,9 +64,10 @@ def _become(arguments: tuple[str, ...], environment: dict[str, str]) -> int:
 
 COMMANDS = {
     "server": _server,
-    "deploy": lambda stack: _become(commands.DEPLOY, client_environment(stack)),
-    "worker": lambda stack: _become(commands.WORKER, client_environment(stack)),
+    "deploy": lambda: _become(commands.DEPLOY, client_environment(credentials.open_stack())),
+    "worker": lambda: _become(commands.WORKER, client_environment(credentials.open_stack())),
     "doctor": _doctor,
+    "compose-secrets": _compose_secrets,
 }
 
 if __name__ == "__main__":

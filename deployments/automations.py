@@ -32,11 +32,7 @@ COMPARED = set(AutomationCore.model_fields) - {"enabled"}  # an operator may hav
 def automations(
     recovery: UUID, heartbeat_seconds: int, notifications: UUID | None
 ) -> list[AutomationCore]:
-    """All automations of the pipeline.
-
-    They need the deployment that starts dead runs again, and the block that takes messages, if
-    there is one.
-    """
+    """All automations: with the deployment that recovers dead runs, and where messages go."""
     text = Template(FILE.read_text()).substitute(
         recovery=recovery,
         silence=MISSING_HEARTBEATS * heartbeat_seconds,
