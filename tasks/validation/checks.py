@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pandera.pandas import DataFrameSchema
 
-from tasks.records import SPLITS, DatasetRef, Moments, Tier, ValidationReport, ValidationRules
+from tasks.records import ARRAY_NAMES, DatasetRef, Moments, Tier, ValidationReport, ValidationRules
 from tasks.validation.contracts import raw_arrays, stored_arrays
 from tasks.validation.measure import (
     class_fractions,
@@ -63,32 +63,28 @@ def examine(raw: DatasetRef, arrays: Arrays, rules: ValidationRules) -> Validati
 
 def single_images(classes: int) -> Contracts:
     """Images that are neither blank nor repeated, under labels that are classes and agree."""
-    images = [
-        Rule(
-            "constant-images",
-            "no image is blank or all of one value",
-            lambda images: images["darkest"] < images["brightest"],
-        ),
-        Rule(
-            "duplicates",
-            "no image occurs again in its split",
-            lambda images: ~images.duplicated("content"),
-        ),
-    ]
-    labels = [
-        Rule(
-            "contradictions",
-            "equal images of a split have equal labels",
-            lambda images: images.groupby("content", sort=False)["label"].transform("nunique") == 1,
-        ),
-        Rule(
-            "foreign-labels",
-            "labels are classes that both splits have",
-            lambda images: images["label"] < classes,
-            lambda broken: f"labels {', '.join(map(str, np.unique(broken['label'])))}: ",
-        ),
-    ]
-    return _of_both_splits(images, labels)
+    varied = Rule(
+        "constant-images",
+        "no image is blank or all of one value",
+        lambda images: images["darkest"] < images["brightest"],
+    )
+    single = Rule(
+        "duplicates",
+        "no image occurs again in its split",
+        lambda images: ~images.duplicated("content"),
+    )
+    agreeing = Rule(
+        "contradictions",
+        "equal images of a split have equal labels",
+        lambda images: images.groupby("content", sort=False)["label"].transform("nunique") == 1,
+    )
+    known = Rule(
+        "foreign-labels",
+        "labels are classes that both splits have",
+        lambda images: images["label"] < classes,
+        lambda broken: f"labels {', '.join(map(str, np.unique(broken['label'])))}: ",
+    )
+    return _of_both_splits([varied, single], [agreeing, known])
 
 
 def likeness_of_splits(images: Callable[[str], pd.DataFrame], max_psi: float) -> Contracts:
@@ -122,24 +118,17 @@ def likeness_to_profile(rules: ValidationRules) -> Contracts:
         return [effect_size(*pair) for pair in zip(found, usual, strict=False)]
 
     psi, effect = rules.max_psi, rules.max_effect
-    images = [
-        near("brightness", "images' means: Cohen's d", effect_size, effect),
-        near("contrast", "images' spreads: Cohen's d", effect_size, effect),
-        near("pixels", "pixel values in ten bins: PSI", stability_index, psi),
-    ]
-    labels = [
-        near("classes", "frequency of classes: PSI", stability_index, psi),
-        near("ink", "each class's ink: Cohen's d", effects, effect),
-    ]
-    return _of_both_splits(images, labels)
+    brightness = near("brightness", "images' means: Cohen's d", effect_size, effect)
+    contrast = near("contrast", "images' spreads: Cohen's d", effect_size, effect)
+    pixels = near("pixels", "pixel values in ten bins: PSI", stability_index, psi)
+    classes = near("classes", "frequency of classes: PSI", stability_index, psi)
+    ink = near("ink", "each class's ink: Cohen's d", effects, effect)
+    return _of_both_splits([brightness, contrast, pixels], [classes, ink])
 
 
 def _of_both_splits(images: list[Rule], labels: list[Rule]) -> Contracts:
-    contracts = {}
-    for split in SPLITS:
-        contracts[f"x_{split}"] = DataFrameSchema(checks=images)
-        contracts[f"y_{split}"] = DataFrameSchema(checks=labels)
-    return contracts
+    rules = {"x": images, "y": labels}
+    return {name: DataFrameSchema(checks=rules[name[0]]) for name in ARRAY_NAMES}
 
 
 def _below(
@@ -152,9 +141,7 @@ def _below(
         worst = np.abs(sizes).argmax()
         return f"{sizes[worst]:.2f}" + (f" for class {worst}" if len(sizes) > 1 else "")
 
-    return Rule(
-        name,
-        f"{text} below {limit:g}",
-        lambda table: bool((np.abs(distance(table)) < limit).all()),
-        received,
-    )
+    def small(table: pd.DataFrame) -> bool:
+        return bool((np.abs(distance(table)) < limit).all())
+
+    return Rule(name, f"{text} below {limit:g}", small, received)

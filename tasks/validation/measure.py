@@ -79,9 +79,9 @@ def stability_index(found: tuple[float, ...], usual: tuple[float, ...]) -> float
     Siddiqi, Credit Risk Scorecards (2006): the sum of (p - q) ln(p / q). Of distributions over
     unequally many bins, the shorter one has nothing in the others.
     """
-    p, q = np.full((2, max(len(found), len(usual))), SMALLEST_FRACTION)
-    p[: len(found)] = np.maximum(found, SMALLEST_FRACTION)
-    q[: len(usual)] = np.maximum(usual, SMALLEST_FRACTION)
+    bins = max(len(found), len(usual))
+    padded = (np.pad(each, (0, bins - len(each))) for each in (found, usual))
+    p, q = (np.maximum(each, SMALLEST_FRACTION) for each in padded)
     return float(((p - q) * np.log(p / q)).sum())
 
 
