@@ -46,8 +46,7 @@ def client_environment(stack: Stack, environment: Mapping[str, str] = os.environ
 
 def command(arguments: tuple[str, ...]) -> list[str]:
     """A command with the Prefect that belongs to this Python."""
-    name, *others = arguments
-    return [str(Path(sys.executable).with_name(name)), *others]
+    return [str(Path(sys.executable).with_name(arguments[0])), *arguments[1:]]
 
 
 def _own(environment: Mapping[str, str], stack: Stack) -> dict[str, str]:

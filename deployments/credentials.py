@@ -30,8 +30,7 @@ from tasks.settings import APPLICATION
 FOLDER_VARIABLE = "PIPELINE_STACK_DIR"
 SERVER_FILE, PROFILES_FILE = "server.env", "profiles.toml"
 LOOPBACK = "127.0.0.1"
-# Addresses that mean "every interface": clients on this machine use loopback.
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to unless asked
+EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to unless asked
 
 HOST = "PREFECT_SERVER_API_HOST"
 PORT = "PREFECT_SERVER_API_PORT"
@@ -63,7 +62,7 @@ class Stack:
     @property
     def api_url(self) -> str:
         """Where clients on this machine reach the API."""
-        host = LOOPBACK if self.server[HOST] in EVERYWHERE else self.server[HOST]
+        host = LOOPBACK if self.server[HOST] in EVERY_INTERFACE else self.server[HOST]
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server[PORT]}/api"
 
     @property

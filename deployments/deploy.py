@@ -34,7 +34,6 @@ KUBERNETES_PATCH = ROOT / "deployments" / "kubernetes" / "job-template.patch.yam
 # By name: the type of worker that looks after it. Those of the last two come with packages of
 # their own, which only the worker needs.
 POOLS = {POOL: "process", "mnist-docker": "docker", "mnist-kubernetes": "kubernetes"}
-
 SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
 
 

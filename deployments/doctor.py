@@ -26,14 +26,12 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations, deploy
-from deployments.automations import NOTIFICATIONS, RECOVERY
 from deployments.commands import POOL
 from deployments.credentials import CHOICES, DATABASE, PROFILES_FILE, SERVER_FILE, Stack
 from deployments.recovery import BACK_LINK, TAG
 from tasks.settings import RunSettings
 
 UNAUTHORIZED = (401, 403)
-LOOKED_BACK = timedelta(days=7)
 FEW_BYTES = 2 * 10**9  # a run on MNIST keeps 0.3 GB; beyond that, room for other datasets
 
 
@@ -75,7 +73,7 @@ def findings(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]:
         yield from registered(client)
         yield from watched(client)
         yield late(client)
-        since = {"after_": datetime.now(UTC) - LOOKED_BACK}
+        since = {"after_": datetime.now(UTC) - timedelta(days=7)}
         yield from dead(_runs(client, state={"type": {"any_": ["CRASHED"]}}, end_time=since))
         yield messages(client)
 
@@ -171,8 +169,8 @@ def registered(client: SyncPrefectClient) -> Iterator[Finding]:
 def automated(wanted: list[AutomationCore], present: list[Automation]) -> Iterator[Finding]:
     """Whether the automations are those that `make deploy` registers."""
     for name, core, found in automations.differences(wanted, present):
-        known = "is not registered" if found is None else "is not as it should be"
-        problem = known if core else "is one too many"
+        differs = "is not as it should be" if found else "is not registered"
+        problem = differs if core else "is one too many"
         yield wrong("automations", f"“{name}” {problem}. Run `make deploy`.")
     names = {core.name for core in wanted}
     for name in (one.name for one in present if one.name in names and not one.enabled):
@@ -214,21 +212,22 @@ def dead(crashed: Iterable[FlowRun]) -> Iterator[Finding]:
     left = [run for run in troubled if not _tagged(run, BACK_LINK)]
     for run in left:
         if _tagged(run, TAG):
-            alike = "died like the run that it was to replace: see its log"
-            yield note("dead runs", f"{run.name} ({run.id}) {alike}")
+            what = "died like the run that it was to replace: see its log"
+            yield note("dead runs", f"{run.name} ({run.id}) {what}")
         else:
-            text = f"{run.name} has died and was not started again. If it is not about to be, run"
-            again = f"prefect deployment run {RECOVERY} --param flow_run_id={run.id}"
-            yield wrong("dead runs", f"{text} `{again}`.")
+            what = "has died and was not started again. If it is not about to be, run"
+            again = f"prefect deployment run {automations.RECOVERY} --param flow_run_id={run.id}"
+            yield wrong("dead runs", f"{run.name} {what} `{again}`.")
     if not left:
         yield ok("dead runs", f"{len(troubled)} in the last week, each started again")
 
 
 def messages(client: SyncPrefectClient) -> Finding:
     """Whether anybody is told when something goes wrong."""
+    block = automations.NOTIFICATIONS
     if automations.notification_block(client):
-        return ok("messages", f"go to the block {NOTIFICATIONS}")
-    advice = f"make a notification block {NOTIFICATIONS} in the UI (Blocks), then run `make deploy`"
+        return ok("messages", f"go to the block {block}")
+    advice = f"make a notification block {block} in the UI (Blocks), then run `make deploy`"
     return note("messages", f"nobody is told of failures: {advice}")
 
 

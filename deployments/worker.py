@@ -94,7 +94,6 @@ async def main() -> int:
         print("The worker takes no more runs and hands back those that it has.", flush=True)
         await worker.hand_back()
     working.cancel()
-    stopping.cancel()
     with suppress(asyncio.CancelledError):
         await working
     return 0

@@ -31,6 +31,8 @@ SHOWN_ROWS = 20
 Arrays = Mapping[str, np.ndarray]
 Schema = DataArraySchema | DataFrameSchema
 Contracts = Mapping[str, Schema]  # by array
+Holds = Callable[[Any], Any]
+Says = Callable[[Any], str]
 
 
 class Rule(Check):
@@ -41,16 +43,7 @@ class Rule(Check):
     the rule, before how many there are.
     """
 
-    name: str
-    error: str
-
-    def __init__(
-        self,
-        name: str,
-        text: str,
-        holds: Callable[[Any], Any],
-        received: Callable[[Any], str] = lambda _: "",
-    ) -> None:
+    def __init__(self, name: str, text: str, holds: Holds, received: Says = lambda _: "") -> None:
         def plain(found: Any) -> Any:  # xarray's minimum would pass over NaN
             return holds(np.asarray(found) if isinstance(found, DataArray) else found)
 
