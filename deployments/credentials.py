@@ -119,10 +119,7 @@ def open_stack(folder: Path | None = None, environment: Mapping[str, str] = os.e
 
 
 def make_compose_secrets(path: Path) -> bool:
-    """Make the file that the compose file takes its secrets from; False if it is there.
-
-    Raises PipelineError if others can read it.
-    """
+    """Make compose's file of secrets; False if it is there. Raises PipelineError if not private."""
     with _alone_in(path.parent):
         if path.exists():
             read_private(path)

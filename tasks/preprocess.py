@@ -25,8 +25,7 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     becomes (image, pixel) float32 in [0, 1]; labels (image,) uint8
     become (image, class) float32.
 
-    Raises:
-        ValidationFailedError: the result breaks its own contract.
+    Raises ValidationFailedError when the result breaks its own contract.
     """
     from tasks.validation.contracts import ready_arrays
     from tasks.validation.rules import check, require_passed
@@ -47,8 +46,7 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
 
 def scale(images: UInt8[np.ndarray, "image row column"]) -> Float32[np.ndarray, "image pixel"]:
     """Flatten each image row by row and divide by 255."""
-    pixels: np.ndarray = images.reshape(len(images), -1).astype(np.float32) / INK
-    return pixels
+    return images.reshape(len(images), -1).astype(np.float32) / INK
 
 
 def one_hot(
