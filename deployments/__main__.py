@@ -11,37 +11,36 @@ import os
 import sys
 from collections.abc import Sequence
 
-from deployments import commands, credentials
+from deployments import commands
 from deployments.commands import ROOT, client_environment, server_environment
-from deployments.credentials import Stack
+from deployments.credentials import AUTH, SERVER_FILE, make_compose_secrets, open_stack
 from tasks.errors import PipelineError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)
-    parser.add_argument("command", choices=[*COMMANDS, "compose-secrets"])
-    chosen = parser.parse_args(arguments).command
+    parser.add_argument("command", choices=COMMANDS)
+    command = COMMANDS[parser.parse_args(arguments).command]
     try:
-        if chosen == "compose-secrets":
-            return _compose_secrets()
-        return COMMANDS[chosen](credentials.open_stack(credentials.stack_folder()))
+        return command()
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
         return 1
 
 
-def _server(stack: Stack) -> int:
+def _server() -> int:
+    stack = open_stack()
     print(f"API       {stack.api_url}")
     print(f"UI        {stack.ui_api_url.removesuffix('/api')}")
     print(f"database  {stack.database_kind}")
-    print(f"log in    with the value of {credentials.AUTH} in")
-    print(f"          {stack.folder / credentials.SERVER_FILE}")
+    print(f"log in    with the value of {AUTH} in")
+    print(f"          {stack.folder / SERVER_FILE}")
     return _become(commands.SERVER, server_environment(stack))
 
 
-def _doctor(stack: Stack) -> int:
-    told = dict(os.environ)
+def _doctor() -> int:
+    stack, told = open_stack(), dict(os.environ)
     os.environ.clear()
     os.environ.update(client_environment(stack, told))
     from deployments.doctor import examine
@@ -51,7 +50,7 @@ def _doctor(stack: Stack) -> int:
 
 def _compose_secrets() -> int:
     path = ROOT / "deployments" / ".env"
-    made = credentials.make_compose_secrets(path)
+    made = make_compose_secrets(path)
     print(f"{path} {'was made' if made else 'is there already'}, for your eyes only.")
     return 0
 
@@ -66,9 +65,10 @@ def _become(arguments: tuple[str, ...], environment: dict[str, str]) -> int:
 
 COMMANDS = {
     "server": _server,
-    "deploy": lambda stack: _become(commands.DEPLOY, client_environment(stack)),
-    "worker": lambda stack: _become(commands.WORKER, client_environment(stack)),
+    "deploy": lambda: _become(commands.DEPLOY, client_environment(open_stack())),
+    "worker": lambda: _become(commands.WORKER, client_environment(open_stack())),
     "doctor": _doctor,
+    "compose-secrets": _compose_secrets,
 }
 
 if __name__ == "__main__":

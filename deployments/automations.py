@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from string import Template
-from typing import Any
 from uuid import UUID
 
 import yaml
@@ -29,23 +28,23 @@ MISSING_HEARTBEATS = 3
 COMPARED = set(AutomationCore.model_fields) - {"enabled"}  # an operator may have switched one off
 
 
-def automations(
-    recovery: UUID, heartbeat_seconds: int, notifications: UUID | None
-) -> list[AutomationCore]:
-    """All automations of the pipeline.
-
-    They need the deployment that starts dead runs again, and the block that takes messages, if
-    there is one.
-    """
+def automations(recovery: UUID, heartbeat_seconds: int, block: UUID | None) -> list[AutomationCore]:
+    """All automations: with the deployment that recovers dead runs, and where messages go."""
     text = Template(FILE.read_text()).substitute(
         recovery=recovery,
         silence=MISSING_HEARTBEATS * heartbeat_seconds,
-        notifications=notifications,
+        notifications=block,
         validation_failed=VALIDATION_FAILED,
         accuracy_dropped=ACCURACY_DROPPED,
     )
-    told = notifications is not None
-    return [_automation(told=told, **fields) for fields in yaml.safe_load(text)["automations"]]
+    made = []
+    for fields in yaml.safe_load(text)["automations"]:
+        acts = [a for a in fields["actions"] if block or a["type"] != "send-notification"]
+        fields["name"] = f"{OURS}{fields['name']}"
+        fields["trigger"]["expect"] = set(fields["trigger"]["expect"])
+        fields["actions"] = acts or [{"type": "do-nothing"}]
+        made.append(AutomationCore.model_validate(fields))
+    return made
 
 
 def wanted(client: SyncPrefectClient, heartbeat_seconds: int) -> list[AutomationCore]:
@@ -96,17 +95,3 @@ def same(one: AutomationCore, other: AutomationCore) -> bool:
     """Whether two automations do the same, switched on or off."""
     contents = [a.model_dump(include=COMPARED, exclude={"trigger": {"id"}}) for a in (one, other)]
     return contents[0] == contents[1]
-
-
-def _automation(
-    name: str, trigger: dict[str, Any], actions: list[dict[str, Any]], *, told: bool, **others: Any
-) -> AutomationCore:
-    acts = [act for act in actions if told or act["type"] != "send-notification"]
-    return AutomationCore.model_validate(
-        {
-            **others,
-            "name": f"{OURS}{name}",
-            "trigger": {**trigger, "expect": set(trigger["expect"])},
-            "actions": acts or [{"type": "do-nothing"}],
-        }
-    )

@@ -13,7 +13,6 @@ from pathlib import Path
 from deployments.credentials import CHOICES, CLIENT, SECRETS, UI_API_URL, Stack, read_variables
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = ROOT / "deployments" / "environment"
 PREFECT_FILE = "deployments/prefect.yaml"
 POOL = "mnist"
 
@@ -22,7 +21,8 @@ DEPLOY = ("python", "-m", "deployments.deploy")
 WORKER = ("python", "-m", "deployments.worker")
 
 FOR_ALL, FOR_SERVERS, FOR_CLIENTS = (
-    read_variables(ENVIRONMENT / name) for name in ("everywhere.env", "servers.env", "clients.env")
+    read_variables(ROOT / "deployments" / "environment" / f"{whose}.env")
+    for whose in ("everywhere", "servers", "clients")
 )
 
 
@@ -46,13 +46,11 @@ def client_environment(stack: Stack, environment: Mapping[str, str] = os.environ
 
 def command(arguments: tuple[str, ...]) -> list[str]:
     """A command with the Prefect that belongs to this Python."""
-    name, *others = arguments
-    return [str(Path(sys.executable).with_name(name)), *others]
+    return [str(Path(sys.executable).with_name(arguments[0])), *arguments[1:]]
 
 
 def _own(environment: Mapping[str, str], stack: Stack) -> dict[str, str]:
     """The operator's environment without what the stack's files say."""
-    profile = ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
-    decided = {*CLIENT, *profile, *CHOICES, *SECRETS}
+    decided = {*CLIENT, *CHOICES, *SECRETS, "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
     kept = {name: value for name, value in environment.items() if name not in decided}
     return {**kept, "PREFECT_HOME": str(stack.folder)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from prefect.logging.handlers import PrefectConsoleHandler
 
@@ -16,7 +17,5 @@ class LastingConsole(PrefectConsoleHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, if anybody can read it."""
-        try:
+        with suppress(SystemExit):  # rich's answer to a broken pipe; it writes no more after that
             super().emit(record)
-        except SystemExit:  # rich's answer to a broken pipe; it writes no more after that
-            return

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,17 +23,14 @@ import platformdirs
 from cryptography.fernet import Fernet
 from filelock import FileLock
 
+from tasks.cache.blobs import NewFile
 from tasks.errors import PipelineError
 from tasks.settings import APPLICATION
 
 FOLDER_VARIABLE = "PIPELINE_STACK_DIR"
 SERVER_FILE, PROFILES_FILE = "server.env", "profiles.toml"
-PROFILE = "mnist"
-USER = "operator"
-PRIVATE = 0o600
 LOOPBACK = "127.0.0.1"
-# Addresses that mean "every interface": clients on this machine use loopback.
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to unless asked
+EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to unless asked
 
 HOST = "PREFECT_SERVER_API_HOST"
 PORT = "PREFECT_SERVER_API_PORT"
@@ -66,7 +62,7 @@ class Stack:
     @property
     def api_url(self) -> str:
         """Where clients on this machine reach the API."""
-        host = LOOPBACK if self.server[HOST] in EVERYWHERE else self.server[HOST]
+        host = LOOPBACK if self.server[HOST] in EVERY_INTERFACE else self.server[HOST]
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server[PORT]}/api"
 
     @property
@@ -95,16 +91,20 @@ def stack_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
-def open_stack(folder: Path, environment: Mapping[str, str] = os.environ) -> Stack:
+def open_stack(folder: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:
     """The stack in a folder; its files are made if there are none. Raises PipelineError.
 
     Addresses and the database are taken from the environment on the first start only.
     """
+    folder = folder or stack_folder(environment)
     path = folder / SERVER_FILE
     with _alone_in(folder):
         if not path.exists():
             folder.chmod(0o700)
-            write_private(path, HEADER + as_lines(_made(folder, environment)))
+            sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
+            made = {HOST: LOOPBACK, PORT: "4200", DATABASE: sqlite, **new_secrets()}
+            chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
+            write_private(path, HEADER + as_lines(made | chosen))
         stack = Stack(folder, read_private(path))
         needed = (HOST, PORT, DATABASE, *SECRETS)
         if lacking := [name for name in needed if not stack.server.get(name)]:
@@ -119,10 +119,7 @@ def open_stack(folder: Path, environment: Mapping[str, str] = os.environ) -> Sta
 
 
 def make_compose_secrets(path: Path) -> bool:
-    """Make the file that the compose file takes its secrets from; False if it is there.
-
-    Raises PipelineError if others can read it.
-    """
+    """Make compose's file of secrets; False if it is there. Raises PipelineError if not private."""
     with _alone_in(path.parent):
         if path.exists():
             read_private(path)
@@ -160,13 +157,9 @@ def read_variables(path: Path) -> dict[str, str]:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that nobody else can read at any moment, in one step."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with NewFile(path.parent, option=FOLDER_VARIABLE) as file:
+        file.write(text.encode())
+        file.publish(path, sync=True)
 
 
 def as_lines(variables: Mapping[str, str]) -> str:
@@ -182,28 +175,20 @@ def new_password() -> str:
 def new_secrets() -> dict[str, str]:
     """New secrets of a server."""
     key = Fernet.generate_key().decode()
-    return {AUTH: f"{USER}:{new_password()}", ENCRYPTION_KEY: key}
+    return {AUTH: f"operator:{new_password()}", ENCRYPTION_KEY: key}
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _alone_in(folder: Path) -> FileLock:
     """Of several commands that are started at once, one makes the files; the others find them."""
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    with FileLock(folder / ".lock", mode=PRIVATE):
-        yield
-
-
-def _made(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
-    chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
-    return {HOST: LOOPBACK, PORT: "4200", DATABASE: sqlite, **chosen, **new_secrets()}
+    return FileLock(folder / ".lock", mode=0o600)
 
 
 def _write_profile(stack: Stack) -> None:
     """Let Prefect's own commands reach the server, with the folder as PREFECT_HOME."""
     path = stack.folder / PROFILES_FILE
     text = (
-        f'active = "{PROFILE}"\n\n[profiles.{PROFILE}]\n'
+        f'active = "mnist"\n\n[profiles.mnist]\n'
         f'{CLIENT_URL} = "{stack.api_url}"\n{CLIENT_AUTH} = "{stack.server[AUTH]}"\n'
     )
     if not path.exists() or path.read_text() != text or path.stat().st_mode & 0o077:

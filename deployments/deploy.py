@@ -34,7 +34,6 @@ KUBERNETES_PATCH = ROOT / "deployments" / "kubernetes" / "job-template.patch.yam
 # By name: the type of worker that looks after it. Those of the last two come with packages of
 # their own, which only the worker needs.
 POOLS = {POOL: "process", "mnist-docker": "docker", "mnist-kubernetes": "kubernetes"}
-
 SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
 
 
@@ -55,8 +54,7 @@ def main() -> int:
 def deploy(client: SyncPrefectClient) -> Iterator[str]:
     """Register everything; yields what was done, a line each."""
     for name, kind in POOLS.items():
-        if made := _make_pool(client, name, kind):
-            yield made
+        yield from _make_pool(client, name, kind)
     deploy_file()
     yield f"registered {', '.join(deployment_names())}"
     heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
@@ -86,14 +84,8 @@ def job_template(kind: str) -> dict[str, Any]:
 def deploy_file(path: str = PREFECT_FILE) -> None:
     """Register the deployments of a file. Raises PipelineError with what Prefect says."""
     arguments = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", path)
-    done = subprocess.run(
-        command(arguments),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    silent: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    done = subprocess.run(command(arguments), cwd=ROOT, check=False, **silent)
     if done.returncode:
         raise PipelineError(
             f"`{' '.join(arguments)}` must succeed.",
@@ -115,13 +107,14 @@ def reason(stdout: str, stderr: str) -> str:
     return " ".join(re.sub(r"For further information visit \S+", "", text).split()).rstrip(".")
 
 
-def _make_pool(client: SyncPrefectClient, name: str, kind: str) -> str:
+def _make_pool(client: SyncPrefectClient, name: str, kind: str) -> Iterator[str]:
     template = job_template(kind)
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
-        return f"made the work pool {name} ({kind})"
+        yield f"made the work pool {name} ({kind})"
+        return
     if pool.type != kind:
         raise PipelineError(
             f"The work pool {name} must be of the type {kind}.",
@@ -131,8 +124,7 @@ def _make_pool(client: SyncPrefectClient, name: str, kind: str) -> str:
         )
     if kind == "kubernetes" and pool.base_job_template != template:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
-        return f"changed the work pool {name}"
-    return ""
+        yield f"changed the work pool {name}"
 
 
 if __name__ == "__main__":

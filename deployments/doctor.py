@@ -20,21 +20,18 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, WorkerStatus, WorkPool
-from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations, deploy
-from deployments.automations import NOTIFICATIONS, RECOVERY
 from deployments.commands import POOL
 from deployments.credentials import CHOICES, DATABASE, PROFILES_FILE, SERVER_FILE, Stack
 from deployments.recovery import BACK_LINK, TAG
 from tasks.settings import RunSettings
 
 UNAUTHORIZED = (401, 403)
-LOOKED_BACK = timedelta(days=7)
 FEW_BYTES = 2 * 10**9  # a run on MNIST keeps 0.3 GB; beyond that, room for other datasets
 
 
@@ -76,7 +73,7 @@ def findings(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]:
         yield from registered(client)
         yield from watched(client)
         yield late(client)
-        since = {"after_": datetime.now(UTC) - LOOKED_BACK}
+        since = {"after_": datetime.now(UTC) - timedelta(days=7)}
         yield from dead(_runs(client, state={"type": {"any_": ["CRASHED"]}}, end_time=since))
         yield messages(client)
 
@@ -93,10 +90,10 @@ def files(stack: Stack) -> Iterator[Finding]:
 
 def environment(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]:
     """Variables that say something else than the stack's file, which wins."""
+    place = stack.folder / SERVER_FILE
     for name in CHOICES:
         if name in variables and variables[name] != stack.server.get(name, variables[name]):
-            advice = f"change it in {stack.folder / SERVER_FILE}."
-            yield note("environment", f"{name} is set and has no effect: {advice}")
+            yield note("environment", f"{name} is set and has no effect: change it in {place}.")
 
 
 def database(stack: Stack) -> Finding:
@@ -160,26 +157,20 @@ def registered(client: SyncPrefectClient) -> Iterator[Finding]:
     if lacking := [name for name in names if name not in found]:
         yield wrong("deployments", f"{', '.join(lacking)} not registered. Run `make deploy`.")
         return
-    yield from (scheduled(found[name]) for name in names)
+    for deployment in (found[name] for name in names):
+        active = [each.schedule for each in deployment.schedules if each.active]
+        when = "paused" if deployment.paused else ", ".join(map(_when, active)) or "on demand"
+        text = f"{deployment.name}: {when}, in the pool {deployment.work_pool_name}"
+        yield (note if deployment.paused else ok)("deployment", text)
     heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
     yield from automated(automations.wanted(client, heartbeat), client.read_automations())
-
-
-def scheduled(deployment: DeploymentResponse) -> Finding:
-    """When a deployment runs, and in which pool."""
-    pool = deployment.work_pool_name
-    if deployment.paused:
-        return note("deployment", f"{deployment.name}: paused, in the pool {pool}")
-    active = [schedule.schedule for schedule in deployment.schedules if schedule.active]
-    when = ", ".join(map(_when, active)) or "on demand"
-    return ok("deployment", f"{deployment.name}: {when}, in the pool {pool}")
 
 
 def automated(wanted: list[AutomationCore], present: list[Automation]) -> Iterator[Finding]:
     """Whether the automations are those that `make deploy` registers."""
     for name, core, found in automations.differences(wanted, present):
-        problem = "is not registered" if found is None else "is not as it should be"
-        problem = problem if core else "is one too many"
+        differs = "is not as it should be" if found else "is not registered"
+        problem = differs if core else "is one too many"
         yield wrong("automations", f"“{name}” {problem}. Run `make deploy`.")
     names = {core.name for core in wanted}
     for name in (one.name for one in present if one.name in names and not one.enabled):
@@ -209,11 +200,10 @@ def attended(pool: WorkPool, online: int) -> Finding:
 
 def late(client: SyncPrefectClient) -> Finding:
     """Runs that should have started."""
-    runs = _runs(client, state={"name": {"any_": ["Late"]}})
-    if not runs:
-        return ok("late runs", "none")
-    advice = "Is a worker running? (`make worker`)"
-    return wrong("late runs", f"{len(runs)} runs have not started in time. {advice}")
+    if runs := _runs(client, state={"name": {"any_": ["Late"]}}):
+        problem = f"{len(runs)} runs have not started in time."
+        return wrong("late runs", f"{problem} Is a worker running? (`make worker`)")
+    return ok("late runs", "none")
 
 
 def dead(crashed: Iterable[FlowRun]) -> Iterator[Finding]:
@@ -222,21 +212,22 @@ def dead(crashed: Iterable[FlowRun]) -> Iterator[Finding]:
     left = [run for run in troubled if not _tagged(run, BACK_LINK)]
     for run in left:
         if _tagged(run, TAG):
-            text = f"{run.name} ({run.id}) died like the run that it was to replace: see its log"
-            yield note("dead runs", text)
+            what = "died like the run that it was to replace: see its log"
+            yield note("dead runs", f"{run.name} ({run.id}) {what}")
         else:
-            text = f"{run.name} has died and was not started again. If it is not about to be, run"
-            again = f"prefect deployment run {RECOVERY} --param flow_run_id={run.id}"
-            yield wrong("dead runs", f"{text} `{again}`.")
+            what = "has died and was not started again. If it is not about to be, run"
+            again = f"prefect deployment run {automations.RECOVERY} --param flow_run_id={run.id}"
+            yield wrong("dead runs", f"{run.name} {what} `{again}`.")
     if not left:
         yield ok("dead runs", f"{len(troubled)} in the last week, each started again")
 
 
 def messages(client: SyncPrefectClient) -> Finding:
     """Whether anybody is told when something goes wrong."""
+    block = automations.NOTIFICATIONS
     if automations.notification_block(client):
-        return ok("messages", f"go to the block {NOTIFICATIONS}")
-    advice = f"make a notification block {NOTIFICATIONS} in the UI (Blocks), then run `make deploy`"
+        return ok("messages", f"go to the block {block}")
+    advice = f"make a notification block {block} in the UI (Blocks), then run `make deploy`"
     return note("messages", f"nobody is told of failures: {advice}")
 
 

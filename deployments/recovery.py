@@ -26,14 +26,7 @@ BACK_LINK = "recovered-by:"
 
 @flow(name=FLOW_NAME, flow_run_name="recover-{flow_run_id}", persist_result=False)
 def recover(flow_run_id: UUID) -> UUID | None:
-    """Start a dead run again.
-
-    Args:
-        flow_run_id: a crashed run of a deployment.
-
-    Returns:
-        The new run, or None if there is to be none.
-    """
+    """Start a crashed run of a deployment again: the new run, or None if there is to be none."""
     logger = get_run_logger()
     with get_client(sync_client=True) as client:
         dead = client.read_flow_run(flow_run_id)

@@ -13,9 +13,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from anyio import TASK_STATUS_IGNORED
@@ -26,13 +25,6 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from deployments.commands import POOL
 
 GRACE_SECONDS = 45.0  # less than the 60 that the compose file and a pod give
-
-
-@dataclass
-class _Told:
-    """What Prefect tells that a run's process has started."""
-
-    started: Callable[..., None]
 
 
 class HandingBack(ProcessWorker):
@@ -71,7 +63,7 @@ class HandingBack(ProcessWorker):
 
         self._runs[task] = None
         try:
-            return await super().run(flow_run, configuration, _Told(started))
+            return await super().run(flow_run, configuration, SimpleNamespace(started=started))
         finally:
             del self._runs[task]
 
@@ -102,7 +94,6 @@ async def main() -> int:
         print("The worker takes no more runs and hands back those that it has.", flush=True)
         await worker.hand_back()
     working.cancel()
-    stopping.cancel()
     with suppress(asyncio.CancelledError):
         await working
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,10 +13,8 @@ from tasks.records import (
     ARRAY_NAMES,
     DatasetRef,
     Metrics,
-    Mistake,
     ModelRef,
     Pictures,
-    Suspect,
     Suspects,
     ValidationReport,
 )
@@ -41,11 +39,10 @@ def illustrate_data(
     x_train, y_train, _, y_test = arrays.values()
     rows = [np.flatnonzero(y_train == label)[:SAMPLES_PER_CLASS] for label in range(raw.classes)]
     train, test = (np.bincount(labels, minlength=raw.classes) for labels in (y_train, y_test))
-    first = np.asarray(store.open_array(ready.x_train)[0])
     drawn = {
         "samples": pictures.samples([list(x_train[of_class]) for of_class in rows]),
         "balance": pictures.balance(train, test),
-        "preprocessing": pictures.preprocessing(np.asarray(x_train[0]), first),
+        "preprocessing": pictures.preprocessing(x_train[0], store.open_array(ready.x_train)[0]),
     }
     if sheet := pictures.offender_sheet(checked.checks, arrays):
         drawn["sheet"] = sheet
@@ -64,29 +61,25 @@ def illustrate(
     with IMPORTS:
         from tasks.reporting import pictures
 
-    mistakes = metrics.mistakes[:GALLERY]
+    mistakes, x_test = metrics.mistakes[:GALLERY], store.open_array(raw.x_test)
     drawn = {
         "curves": pictures.curves(model.history, metrics.accuracy_fraction),
         "confusion": pictures.confusion(np.array(metrics.confusion)),
         "reliability": pictures.reliability(metrics.reliability, metrics.calibration_error),
         "mistakes": pictures.gallery(
-            _images(store.open_array(raw.x_test), mistakes),
+            [x_test[m.row] for m in mistakes],
             [f"{m.label} → {m.predicted}\n{m.confidence:.1%}" for m in mistakes],
             if_none=f"No mistakes on {metrics.images:,} test images.",
         ),
     }
     if suspects is not None:
-        doubtful = suspects.found[:GALLERY]
+        doubtful, x_train = suspects.found[:GALLERY], store.open_array(raw.x_train)
         drawn["suspects"] = pictures.gallery(
-            _images(store.open_array(raw.x_train), doubtful),
+            [x_train[s.row] for s in doubtful],
             [f"{s.label}, rather {s.suggested}\nno. {s.row}" for s in doubtful],
             if_none=f"No doubtful label among {suspects.images:,} training images.",
         )
     return _stored(drawn, store)
-
-
-def _images(images: np.ndarray, chosen: Sequence[Mistake | Suspect]) -> list[np.ndarray]:
-    return [np.asarray(images[each.row]) for each in chosen]
 
 
 def _stored(drawn: Mapping[str, bytes], store: Store) -> Pictures:

@@ -26,8 +26,7 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     becomes (image, pixel) float32 in [0, 1]; labels (image,) uint8
     become (image, class) float32.
 
-    Raises:
-        ValidationFailedError: the result breaks its own contract.
+    Raises ValidationFailedError when the result breaks its own contract.
     """
     with IMPORTS:
         from tasks.validation.contracts import ready_arrays
@@ -49,8 +48,7 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
 
 def scale(images: UInt8[np.ndarray, "image row column"]) -> Float32[np.ndarray, "image pixel"]:
     """Flatten each image row by row and divide by 255."""
-    pixels: np.ndarray = images.reshape(len(images), -1).astype(np.float32) / INK
-    return pixels
+    return images.reshape(len(images), -1).astype(np.float32) / INK
 
 
 def one_hot(

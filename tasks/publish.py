@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.cache.blobs import NewFile, Store, errors_named
+from tasks.cache.blobs import Store, errors_named, write_atomically
 from tasks.errors import AccuracyTooLowError, ValidationFailedError
 from tasks.orchestration.account import Account
 from tasks.orchestration.artifacts import publish_evaluation, publish_validation
@@ -51,29 +50,26 @@ def publish(
     """Record a run: Prefect artifacts, a report as one HTML file, the model by a readable name.
 
     And a line in the history of accuracies. Never cached, so that every run has its record.
-
-    Raises:
-        AccuracyTooLowError: the accuracy is below the settings' minimum; the record is still
-            written.
+    Raises AccuracyTooLowError below the settings' minimum; the record is still written.
     """
-    called = _called(plan)
-    earlier = earlier_accuracies(settings.model_root, raw.name, called)
-    stored = of_data.stored_files() | of_model.stored_files()
-    pictures = {name: store.require(ref).read_bytes() for name, ref in stored.items()}
-    trained = {"model": model, "metrics": metrics, "suspects": suspects, "earlier": earlier}
+    root, own = settings.model_root, plan.model
+    called = f"{own.path.name}:{own.name}" if isinstance(own, OwnModel) else own
+    earlier = earlier_accuracies(root, raw.name, called)
+    drawn = of_data.drawn | of_model.drawn
+    pictures = {name: store.require(ref).read_bytes() for name, ref in drawn.items()}
     asked = {"settings": settings, "plan": plan, "dataset": raw, "validation": checked}
+    trained = {"model": model, "metrics": metrics, "suspects": suspects, "earlier": earlier}
     report = _report(store, **asked, **trained, pictures=pictures)
     name = f"{raw.name}-{plan.model_name}-{model.weights_sha256[:12]}.keras"
-    with _new_public_file(settings.model_root / name) as file:
-        copyfile(store.require(model.keras_file), file.temporary)
+    keras_file = store.require(model.keras_file).read_bytes()
     summary = RunSummary(
         dataset=raw.name,
         model=plan.model_name,
         accuracy=metrics.accuracy_fraction,
         loss=metrics.loss,
-        model_path=settings.model_root / name,
+        model_path=_written(root / name, keras_file),
         weights_sha256=model.weights_sha256,
-        report_path=_write(report),
+        report_path=_written_report(report),
         flow_run_id=report.run_id,
         flow_run_name=report.run_name,
         stages=report.stages,
@@ -81,7 +77,9 @@ def publish(
     tell_dropped_accuracy(raw.name, called, summary.accuracy, earlier)
     publish_evaluation(report)
     publish_validation(report)
-    append_run(settings.model_root, CompletedRun.of(summary, called, report.finished))
+    kept = summary.model_dump(include={"dataset", "accuracy", "loss", "weights_sha256"})
+    ran = {"finished": report.finished, "run_name": report.run_name, "run_id": report.run_id}
+    append_run(root, CompletedRun(**kept, **ran, model=called))
     get_run_logger().info("report: %s; model: %s", summary.report_path, summary.model_path)
     if summary.accuracy < settings.min_accuracy:
         raise AccuracyTooLowError(
@@ -112,7 +110,7 @@ def refusal_reported(settings: RunSettings, plan: TrainingPlan, store: Store) ->
                 validation=error.report,
                 pictures={"sheet": sheet} if sheet else {},
             )
-            get_run_logger().info("report: %s", _write(report))
+            get_run_logger().info("report: %s", _written_report(report))
             tell_failed_validation(error.dataset.name, report.validation_summary)
             publish_validation(report)
         raise
@@ -129,25 +127,14 @@ def _report(store: Store, **shown: Any) -> Report:
     )
 
 
-def _called(plan: TrainingPlan) -> str:
-    """What a model is called in the history: one of the user's own also by its file."""
-    own = plan.model
-    return f"{own.path.name}:{own.name}" if isinstance(own, OwnModel) else own
-
-
-def _write(report: Report) -> Path:
+def _written_report(report: Report) -> Path:
     name = f"{report.finished:%Y%m%dT%H%M%S}-{report.run_name}-{report.run_id[:8]}.html"
-    path = report.settings.model_root / "reports" / name
-    with _new_public_file(path) as file:
-        file.write(report.html().encode())
-    return path
+    return _written(report.settings.model_root / "reports" / name, report.html().encode())
 
 
-@contextmanager
-def _new_public_file(path: Path) -> Iterator[NewFile]:
+def _written(path: Path, content: bytes) -> Path:
     """A new file in the model folder, to be read by others, unlike the cache."""
     with errors_named(path.parent, option="--model-dir"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NewFile(path.parent, option="--model-dir") as file:
-            yield file
-            file.publish(path, mode=0o644)
+    write_atomically(path, content, option="--model-dir", mode=0o644)
+    return path

@@ -15,9 +15,7 @@ from tasks.records import ARRAY_NAMES, DatasetRef, ValidationReport, ValidationR
 def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> ValidationReport:
     """Check the loaded arrays, tier by tier.
 
-    Raises:
-        ValidationFailedError: with every failed check that is an error, not only the first,
-            and the whole report.
+    Raises ValidationFailedError with every failed check that is an error, and the whole report.
     """
     with IMPORTS:
         from tasks.validation.checks import examine

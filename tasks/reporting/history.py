@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections import deque
 from contextlib import suppress
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from tasks.cache.blobs import errors_named
-from tasks.records import Record, RunSummary, Sha256
+from tasks.records import Record, Sha256
 
 NAME = "history.jsonl"
-LATEST = 30  # runs that a new one is compared with
+LATEST = 30
 
 
 class CompletedRun(Record):
@@ -40,25 +39,17 @@ class CompletedRun(Record):
     run_name: str
     run_id: str
 
-    @classmethod
-    def of(cls, run: RunSummary, model: str, finished: datetime) -> CompletedRun:
-        """What is kept of a run whose model is called so in its history."""
-        return cls(
-            dataset=run.dataset,
-            model=model,
-            accuracy=run.accuracy,
-            loss=run.loss,
-            weights_sha256=run.weights_sha256,
-            finished=finished,
-            run_name=run.flow_run_name,
-            run_id=run.flow_run_id,
-        )
-
 
 def earlier_accuracies(folder: Path, dataset: str, model: str) -> tuple[float, ...]:
     """The accuracies of the latest 30 runs of a model on a dataset, the oldest first."""
-    latest = islice(_newest_first(folder, dataset, model), LATEST)
-    return tuple(run.accuracy for run in latest)[::-1]
+    latest: deque[float] = deque(maxlen=LATEST)
+    with suppress(OSError):
+        for line in (folder / NAME).read_bytes().splitlines():
+            with suppress(ValueError):
+                run = CompletedRun.model_validate_json(line)
+                if (run.dataset, run.model) == (dataset, model):
+                    latest.append(run.accuracy)
+    return tuple(latest)
 
 
 def append_run(folder: Path, run: CompletedRun) -> None:
@@ -72,12 +63,3 @@ def append_run(folder: Path, run: CompletedRun) -> None:
             line = b"\n" + line  # after a torn one
         if file.write(line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _newest_first(folder: Path, dataset: str, model: str) -> Iterator[CompletedRun]:
-    with suppress(OSError):
-        for line in reversed((folder / NAME).read_bytes().splitlines()):
-            with suppress(ValueError):
-                run = CompletedRun.model_validate_json(line)
-                if (run.dataset, run.model) == (dataset, model):
-                    yield run

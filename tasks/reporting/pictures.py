@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
-from itertools import chain, islice, zip_longest
+from operator import itemgetter
 from typing import Any
 
 import matplotlib as mpl
@@ -41,33 +41,23 @@ CONFUSED = LinearSegmentedColormap.from_list(
     "confused", ["#fdece0", "#f4bd98", VERMILION, "#8a3600"]
 )
 DASHED = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3))}
-# The look that all panels share. Matplotlib's defaults are part of it: a picture's key does not
-# count the user's own style.
+TICKS = {"color": MUTED, "labelsize": 9, "major.size": 0, "minor.size": 0}
+LOOK: dict[str, dict[str, Any]] = {  # of all panels, by group of Matplotlib's settings
+    "axes": {"edgecolor": FAINT, "labelcolor": MUTED, "labelsize": 9.5, "titlesize": 10},
+    "axes.spines": {"right": False, "top": False},
+    "figure.constrained_layout": {"use": True, "w_pad": 0.1, "h_pad": 0.1},
+    "grid": {"color": FAINT, "linewidth": 0.6},
+    "image": {"cmap": "gray", "interpolation": "nearest"},
+    "legend": {"edgecolor": "none", "fontsize": 9, "framealpha": 0.85},
+    "text": {"color": INK},
+    "xtick": TICKS,
+    "ytick": TICKS,
+}
+# Matplotlib's defaults are part of it: a picture's key does not count the user's own style.
 STYLE: dict[Any, Any] = {
     **{name: value for name, value in mpl.rcParamsDefault.items() if "backend" not in name},
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.1,
-    "figure.constrained_layout.h_pad": 0.1,
-    "axes.axisbelow": True,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 9.5,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 10,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "image.cmap": "gray",
-    "image.interpolation": "nearest",
-    "legend.edgecolor": "none",
-    "legend.fontsize": 9,
-    "legend.framealpha": 0.85,
-    "legend.labelcolor": INK,
+    **{f"{group}.{name}": value for group in LOOK for name, value in LOOK[group].items()},
 }
-for axis in ("xtick", "ytick"):
-    STYLE |= {f"{axis}.color": MUTED, f"{axis}.labelsize": 9}
-    STYLE |= {f"{axis}.major.size": 0, f"{axis}.minor.size": 0}
 MOST_ROWS, LEAST_COLUMNS = 20, 10  # of a sheet: a row is a class
 MOST_NUMBERED = 20  # classes whose counts are written into the confusion matrix
 MOST_MARKED = 60  # epochs that each get a dot
@@ -93,13 +83,12 @@ def samples(by_class: Sequence[Sequence[Picture]]) -> bytes:
     sheet = np.block([images + [blank] * (columns - len(images)) for images in shown])
     side = 0.85 * WIDTH / columns * height / width
     figure = _figure(min(side * len(shown), 1.5 * WIDTH) + 0.5)
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(frameon=False)
     axes.imshow(sheet, vmin=0, vmax=255)
     axes.set_yticks((np.arange(len(shown)) + 0.5) * height - 0.5, map(str, range(len(shown))))
     axes.set_xticks([])
     left_out = f" (the first {MOST_ROWS} of {len(by_class)})" if len(by_class) > MOST_ROWS else ""
     axes.set_ylabel(f"class{left_out}")
-    _frameless(axes)
     return _png(figure)
 
 
@@ -121,11 +110,11 @@ def preprocessing(raw: Picture, ready: Float32[np.ndarray, " pixel"]) -> bytes:
     panels = figure.add_gridspec(2, 2, width_ratios=[1, 2.1], height_ratios=[1, 1.5])
     left = figure.add_subplot(panels[:, 0])
     left.set_title(f"as loaded: {raw.shape} {raw.dtype}")
-    _scale(figure, left.imshow(raw, vmin=0, vmax=255), left, [0, 128, 255])
+    _scale(left.imshow(raw, vmin=0, vmax=255), left, ticks=[0, 128, 255])
     strip = figure.add_subplot(panels[0, 1])
     extent = (-0.5, len(ready) - 0.5, 0, 1)
     image = strip.imshow(ready[np.newaxis], aspect="auto", vmin=0, vmax=1, extent=extent)
-    _scale(figure, image, strip, [0, 0.5, 1])
+    _scale(image, strip, [0, 0.5, 1])
     strip.set(title=f"as trained: {ready.shape} {ready.dtype}", yticks=[])
     strip.tick_params(labelbottom=False)
     values = figure.add_subplot(panels[1, 1], sharex=strip)
@@ -159,13 +148,13 @@ def confusion(counts: Int[np.ndarray, "class predicted"]) -> bytes:
     classes = len(counts)
     right = np.eye(classes, dtype=bool)
     mistakes = np.ma.masked_where(right | (counts == 0), counts)
-    most = max(2, mistakes.max() if mistakes.count() else 0)
+    most = counts[~right].max(initial=2)
     figure = _figure(5.6)
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(frameon=False)
     axes.imshow(np.ma.masked_where(~right, counts > 0), cmap="Blues", vmin=-4, vmax=8)
     if mistakes.count():
         image = axes.imshow(mistakes, cmap=CONFUSED, norm=LogNorm(1, most))
-        _scale(figure, image, axes, LogLocator(subs=(1, 2, 5)))
+        _scale(image, axes, LogLocator(subs=(1, 2, 5)))
     if classes <= MOST_NUMBERED:
         style: Any = {"ha": "center", "va": "center", "fontsize": min(9, 108 / classes)}
         for row, column in zip(*np.nonzero(counts), strict=True):
@@ -173,16 +162,12 @@ def confusion(counts: Int[np.ndarray, "class predicted"]) -> bytes:
             dark = row != column and count > most**0.7  # of the way, in logarithms
             axes.text(column, row, f"{count}", color="white" if dark else INK, **style)
     step = max(1, classes // MOST_NUMBERED)
-    axes.set(
-        xlabel="predicted class (coloured: mistakes, on a logarithmic scale)",
-        ylabel="true class",
-        xticks=range(0, classes, step),
-        yticks=range(0, classes, step),
-    )
-    axes.set_xticks(np.arange(-0.5, classes), minor=True)
-    axes.set_yticks(np.arange(-0.5, classes), minor=True)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(range(0, classes, step))
+        axis.set_ticks(np.arange(-0.5, classes), minor=True)
+    axes.set_xlabel("predicted class (coloured: mistakes, on a logarithmic scale)")
+    axes.set_ylabel("true class")
     axes.grid(which="minor", linewidth=0.6 if step == 1 else 0.2)
-    _frameless(axes)
     return _png(figure)
 
 
@@ -190,18 +175,17 @@ def reliability(bins: Sequence[ConfidenceBin], calibration_error: float) -> byte
     """Accuracy by confidence, and how many images have which confidence."""
     figure = _figure(4.6)
     above, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
-    filled = [(number, each) for number, each in enumerate(bins) if each.images]
-    centres = [(number + 0.5) / len(bins) for number, _ in filled]
-    width = 0.94 / len(bins)
-    accuracies = [each.accuracy_fraction for _, each in filled]
-    above.bar(centres, accuracies, width, color=BLUE, label="accuracy")
-    means = [each.confidence for _, each in filled]
-    dots = {"color": VERMILION, "marker": "D", "zorder": 3}
+    figures = [(each.confidence, each.accuracy_fraction, each.images) for each in bins]
+    confidence, accuracy, images = np.array(figures).T
+    filled, width = images > 0, 0.94 / len(bins)
+    centres = (np.arange(len(bins))[filled] + 0.5) / len(bins)
+    above.bar(centres, accuracy[filled], width, color=BLUE, label="accuracy")
+    means, dots = confidence[filled], {"color": VERMILION, "marker": "D", "zorder": 3}
     above.scatter(means, means, 26, label="mean confidence", **dots)
     above.plot([0, 1], [0, 1], label="calibrated", **DASHED)
     above.set(title=f"expected calibration error {calibration_error:.4f}", ylim=(0, 1.04))
     above.legend(loc="upper left")
-    below.bar(centres, [each.images for _, each in filled], width, color=MUTED)
+    below.bar(centres, images[filled], width, color=MUTED)
     below.set(yscale="log", ylim=(0.7, None), ylabel="images")
     below.set(xlim=(0, 1), xlabel="probability of the predicted class")
     below.yaxis.set_major_formatter("{x:,.0f}")
@@ -231,7 +215,7 @@ def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str = "
         frame = Rectangle((left, bottom), width, height, fill=False, color=FAINT, linewidth=0.5)
         axes.add_patch(frame)
         place = (column + 0.5, bottom + height + MARGIN)
-        axes.text(*place, caption, ha="center", fontsize=font_size, color=INK)
+        axes.text(*place, caption, ha="center", fontsize=font_size)
     axes.set(xlim=(0, COLUMNS), ylim=(0, CELL_HEIGHT * rows))
     axes.set_axis_off()
     return _png(figure)
@@ -242,7 +226,7 @@ def offender_sheet(checks: Iterable[CheckResult], arrays: Mapping[str, np.ndarra
 
     `arrays`: images (image, row, column) uint8 and labels (image,), by the checks' subjects.
     """
-    shown = list(_offenders(checks))
+    shown = _offenders(checks)
     if not shown:
         return None
     return gallery(
@@ -251,15 +235,15 @@ def offender_sheet(checks: Iterable[CheckResult], arrays: Mapping[str, np.ndarra
     )
 
 
-def _offenders(checks: Iterable[CheckResult]) -> Iterator[tuple[str, str, int]]:
+def _offenders(checks: Iterable[CheckResult]) -> list[tuple[str, str, int]]:
     """(check, split, row), by check; the checks take turns in who may name one more."""
     named = [
-        [(number, check.name, check.subject.partition("_")[2], row) for row in check.rows]
+        (turn, number, check.name, check.subject.partition("_")[2], row)
         for number, check in enumerate(checks)
-        if check.outcome == "failed"
+        for turn, row in enumerate(check.rows if check.outcome == "failed" else ())
     ]
-    turns = (one for one in chain.from_iterable(zip_longest(*named)) if one)
-    return (offender[1:] for offender in sorted(islice(turns, MOST_OFFENDERS)))
+    shown = sorted(sorted(named)[:MOST_OFFENDERS], key=itemgetter(1))
+    return [offender[2:] for offender in shown]
 
 
 def _figure(height: float) -> Figure:
@@ -267,8 +251,8 @@ def _figure(height: float) -> Figure:
     return Figure((WIDTH, height))
 
 
-def _scale(figure: Figure, image: AxesImage, axes: Axes, ticks: Any) -> None:
-    bar = figure.colorbar(image, ax=axes, ticks=ticks, shrink=0.7, format="{x:g}")
+def _scale(image: AxesImage, axes: Axes, ticks: Any) -> None:
+    bar = axes.figure.colorbar(image, ax=axes, ticks=ticks, shrink=0.7, format="{x:g}")
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
 
@@ -276,10 +260,6 @@ def _scale(figure: Figure, image: AxesImage, axes: Axes, ticks: Any) -> None:
 def _thumbnail(image: Picture) -> UInt8[np.ndarray, "fewer_rows fewer_columns"]:
     step = math.ceil(max(image.shape) / THUMBNAIL_PIXELS)
     return image[::step, ::step]
-
-
-def _frameless(axes: Axes) -> None:
-    axes.spines[["left", "bottom"]].set_visible(False)
 
 
 def _png(figure: Figure) -> bytes:

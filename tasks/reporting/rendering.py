@@ -1,42 +1,30 @@
-"""Templates to text, as HTML or as GitHub's Markdown.
-
-This module imports jinja2 (0.02 s): import it when a report is written.
-"""
+"""Templates to text, as HTML or as GitHub's Markdown."""
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
 from contextlib import suppress
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import (
-    Environment,
-    FileSystemBytecodeCache,
-    FileSystemLoader,
-    StrictUndefined,
-    pass_context,
-)
+import jinja2
 from jinja2.bccache import Bucket
 from jinja2.runtime import Context
 from markupsafe import Markup
 
-FOLDER = Path(__file__).with_name("templates")
-
 
 def rendered(form: Literal["html", "markdown"], template: str, **context: Any) -> str:
     """A template's text; whatever it prints is escaped for the form."""
-    text = _environment().get_template(template).render(context, form=form)
+    text = ENVIRONMENT.get_template(template).render(context, form=form)
     if form == "markdown":  # neither indents nor further blank lines mean anything in ours
         text = re.sub(r"[ \t]*\n[ \t]*", "\n", text)
         text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return text
 
 
-class _Compiled(FileSystemBytecodeCache):
+class _Compiled(jinja2.FileSystemBytecodeCache):
     """Compiled templates (0.1 s), kept beside Python's own compiled files where that can be."""
 
     def dump_bytecode(self, bucket: Bucket) -> None:
@@ -44,23 +32,7 @@ class _Compiled(FileSystemBytecodeCache):
             super().dump_bytecode(bucket)
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        bytecode_cache=_Compiled(str(Path(__file__).with_name("__pycache__"))),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_escaped,
-    )
-    environment.filters |= {"digits": "{:.4f}".format, "thousands": "{:,}".format}
-    environment.filters["uri"] = _data_uri
-    return environment
-
-
-@pass_context
+@jinja2.pass_context
 def _escaped(context: Context, value: Any) -> Any:
     """In Markdown, text that neither ends a line or a cell nor is taken for a tag.
 
@@ -76,3 +48,15 @@ def _data_uri(picture: bytes | str, kind: str) -> str:
     """A PNG, or the text of an SVG, as a URI."""
     content = picture.encode() if isinstance(picture, str) else picture
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
+
+
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader(__package__),
+    bytecode_cache=_Compiled(str(Path(__file__).with_name("__pycache__"))),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=_escaped,
+)
+ENVIRONMENT.filters |= {"digits": "{:.4f}".format, "thousands": "{:,}".format, "uri": _data_uri}

@@ -25,9 +25,9 @@ from tasks.records import (
     TrainingPlan,
     ValidationReport,
 )
+from tasks.reporting.rendering import rendered
 from tasks.settings import RunSettings
 
-LIBRARIES = ("tensorflow", "keras", "numpy", "prefect")
 MOST_CONFUSIONS = 10
 
 
@@ -55,14 +55,10 @@ class Report(Record):
 
     def html(self) -> str:
         """The whole report as one page."""
-        from tasks.reporting.rendering import rendered
-
         return rendered("html", "report.html.j2", report=self)
 
     def markdown(self, artifact: Literal["accuracy", "evaluation", "validation"]) -> str:
         """The part of it that an artifact shows: less than 300 KB."""
-        from tasks.reporting.rendering import rendered
-
         return rendered("markdown", f"{artifact}.md.j2", report=self)
 
     @property
@@ -73,12 +69,12 @@ class Report(Record):
         made = sum(check.outcome != "skipped" for check in report.checks)
         return f"{errors} errors, {warnings} warnings; {made} of {len(report.checks)} checks made"
 
-    def checks(self, *outcomes: str) -> list[tuple[CheckResult, str]]:
-        """The checks of these outcomes, or all; those that differ in their arrays only are one."""
+    @property
+    def checks(self) -> list[tuple[CheckResult, str]]:
+        """Every check with its arrays: those that differ in their arrays only are one."""
         alike: dict[str, list[CheckResult]] = {}
         for check in self.validation.checks:
-            if not outcomes or check.outcome in outcomes:
-                alike.setdefault(check.model_dump_json(exclude={"subject"}), []).append(check)
+            alike.setdefault(check.model_dump_json(exclude={"subject"}), []).append(check)
         return [(some[0], ", ".join(check.subject for check in some)) for some in alike.values()]
 
     @property
@@ -103,6 +99,7 @@ class Report(Record):
 
     @property
     def libraries(self) -> str:
-        """The versions of Python and of LIBRARIES."""
-        versions = [f"{name} {version(name)}" for name in LIBRARIES]
-        return ", ".join([f"Python {platform.python_version()}", *versions])
+        """What it ran with, for instance `Python 3.11.7, tensorflow 2.21.0, …`."""
+        names = ("tensorflow", "keras", "numpy", "prefect")
+        versions = "".join(f", {name} {version(name)}" for name in names)
+        return f"Python {platform.python_version()}{versions}"

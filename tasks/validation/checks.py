@@ -10,28 +10,22 @@ This module imports pandera: import it inside the stages that compute.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandera.pandas import DataFrameSchema
 
-from tasks.records import SPLITS, DatasetRef, Moments, Tier, ValidationReport, ValidationRules
+from tasks.records import ARRAY_NAMES, DatasetRef, Moments, Tier, ValidationReport, ValidationRules
 from tasks.validation.contracts import raw_arrays, stored_arrays
-from tasks.validation.measure import (
-    class_fractions,
-    effect_size,
-    measure,
-    profile_of,
-    stability_index,
-)
+from tasks.validation.measure import FIGURES, effect_size, measure, stability_index
 from tasks.validation.rules import Arrays, Contracts, Rule, check
 
 EARLIER_FAILED = "an earlier tier failed"
 NO_PROFILE = "no profile: write one with mnist-profile"
 
-Distance = float | list[float]  # one, or one of each class
+Distance = Callable[[Any, Any], float | list[float]]  # one, or one of each class
 
 
 def examine(raw: DatasetRef, arrays: Arrays, rules: ValidationRules) -> ValidationReport:
@@ -41,19 +35,17 @@ def examine(raw: DatasetRef, arrays: Arrays, rules: ValidationRules) -> Validati
     def images(split: str) -> pd.DataFrame:
         return measure(arrays[f"x_{split}"], arrays[f"y_{split}"])
 
-    @cache
-    def profile(split: str) -> pd.DataFrame:
-        return pd.DataFrame([dict(profile_of(split, images(split)))])
-
-    tiers: dict[Tier, tuple[Contracts, Callable[[str], Any]]] = {
-        "files": (stored_arrays(raw), arrays.__getitem__),
-        "structure": (raw_arrays(raw, arrays), arrays.__getitem__),
-        "rows": (single_images(raw.classes), lambda name: images(name[2:])),
-        "splits": (likeness_of_splits(images, rules.max_psi), lambda name: images(name[2:])),
-        "drift": (likeness_to_profile(rules), lambda name: profile(name[2:])),
+    tiers: dict[Tier, Contracts] = {
+        "files": stored_arrays(raw),
+        "structure": raw_arrays(raw, arrays),
+        "rows": single_images(raw.classes),
+        "splits": likeness_of_splits(images, rules.max_psi),
+        "drift": likeness_to_profile(rules),
     }
     report = ValidationReport(checks=())
-    for tier, (contracts, found) in tiers.items():
+    for tier, contracts in tiers.items():
+        of_arrays = tier in ("files", "structure")
+        found = arrays.__getitem__ if of_arrays else lambda name: images(name[2:])
         no_profile = NO_PROFILE if tier == "drift" and rules.profile is None else ""
         skipped = EARLIER_FAILED if report.failed("error") else no_profile
         results = check(tier, contracts, found, rules.severity, skipped)
@@ -63,32 +55,28 @@ def examine(raw: DatasetRef, arrays: Arrays, rules: ValidationRules) -> Validati
 
 def single_images(classes: int) -> Contracts:
     """Images that are neither blank nor repeated, under labels that are classes and agree."""
-    images = [
-        Rule(
-            "constant-images",
-            "no image is blank or all of one value",
-            lambda images: images["darkest"] < images["brightest"],
-        ),
-        Rule(
-            "duplicates",
-            "no image occurs again in its split",
-            lambda images: ~images.duplicated("content"),
-        ),
-    ]
-    labels = [
-        Rule(
-            "contradictions",
-            "equal images of a split have equal labels",
-            lambda images: images.groupby("content", sort=False)["label"].transform("nunique") == 1,
-        ),
-        Rule(
-            "foreign-labels",
-            "labels are classes that both splits have",
-            lambda images: images["label"] < classes,
-            lambda broken: f"labels {', '.join(map(str, np.unique(broken['label'])))}: ",
-        ),
-    ]
-    return _of_both_splits(images, labels)
+    varied = Rule(
+        "constant-images",
+        "no image is blank or all of one value",
+        lambda images: images["darkest"] < images["brightest"],
+    )
+    single = Rule(
+        "duplicates",
+        "no image occurs again in its split",
+        lambda images: ~images.duplicated("content"),
+    )
+    agreeing = Rule(
+        "contradictions",
+        "equal images of a split have equal labels",
+        lambda images: images.groupby("content", sort=False)["label"].transform("nunique") == 1,
+    )
+    known = Rule(
+        "foreign-labels",
+        "labels are classes that both splits have",
+        lambda images: images["label"] < classes,
+        lambda broken: f"labels {', '.join(map(str, np.unique(broken['label'])))}: ",
+    )
+    return _of_both_splits([varied, single], [agreeing, known])
 
 
 def likeness_of_splits(images: Callable[[str], pd.DataFrame], max_psi: float) -> Contracts:
@@ -98,11 +86,11 @@ def likeness_of_splits(images: Callable[[str], pd.DataFrame], max_psi: float) ->
         "no test image is among the training images",
         lambda test: ~test["content"].isin(images("train")["content"]),
     )
-    balance = _below(
-        max_psi,
+    balance = _near(
         "class-balance",
         "classes are as frequent as in training: PSI",
-        lambda test: stability_index(class_fractions(test), class_fractions(images("train"))),
+        *("classes", stability_index, max_psi),
+        usual=lambda: FIGURES["classes"](images("train")),
     )
     return {"x_test": DataFrameSchema(checks=unseen), "y_test": DataFrameSchema(checks=balance)}
 
@@ -110,51 +98,42 @@ def likeness_of_splits(images: Callable[[str], pd.DataFrame], max_psi: float) ->
 def likeness_to_profile(rules: ValidationRules) -> Contracts:
     """Images and labels like those that the rules' profile was made of."""
 
-    def near(figure: str, what: str, distance: Callable[..., Distance], limit: float) -> Rule:
-        return _below(
-            limit,
-            f"drift-{figure}",
-            f"{what} from the profile",
-            lambda profile: distance(profile[figure][0], getattr(rules.profile, figure)),
-        )
+    def near(figure: str, what: str, distance: Distance, limit: float) -> Rule:
+        name, text = f"drift-{figure}", f"{what} from the profile"
+        usual = partial(getattr, rules.profile, figure)
+        return _near(name, text, figure, distance, limit, usual)
 
     def effects(found: tuple[Moments, ...], usual: tuple[Moments, ...]) -> list[float]:
         return [effect_size(*pair) for pair in zip(found, usual, strict=False)]
 
     psi, effect = rules.max_psi, rules.max_effect
-    images = [
-        near("brightness", "images' means: Cohen's d", effect_size, effect),
-        near("contrast", "images' spreads: Cohen's d", effect_size, effect),
-        near("pixels", "pixel values in ten bins: PSI", stability_index, psi),
-    ]
-    labels = [
-        near("classes", "frequency of classes: PSI", stability_index, psi),
-        near("ink", "each class's ink: Cohen's d", effects, effect),
-    ]
-    return _of_both_splits(images, labels)
+    brightness = near("brightness", "images' means: Cohen's d", effect_size, effect)
+    contrast = near("contrast", "images' spreads: Cohen's d", effect_size, effect)
+    pixels = near("pixels", "pixel values in ten bins: PSI", stability_index, psi)
+    classes = near("classes", "frequency of classes: PSI", stability_index, psi)
+    ink = near("ink", "each class's ink: Cohen's d", effects, effect)
+    return _of_both_splits([brightness, contrast, pixels], [classes, ink])
 
 
 def _of_both_splits(images: list[Rule], labels: list[Rule]) -> Contracts:
-    contracts = {}
-    for split in SPLITS:
-        contracts[f"x_{split}"] = DataFrameSchema(checks=images)
-        contracts[f"y_{split}"] = DataFrameSchema(checks=labels)
-    return contracts
+    rules = {"x": images, "y": labels}
+    return {name: DataFrameSchema(checks=rules[name[0]]) for name in ARRAY_NAMES}
 
 
-def _below(
-    limit: float, name: str, text: str, distance: Callable[[pd.DataFrame], Distance]
+def _near(
+    name: str, text: str, figure: str, distance: Distance, limit: float, usual: Callable[[], Any]
 ) -> Rule:
-    """A distance, or the largest of several by class, is small."""
+    """A figure of the images is near the usual one; of several by class, each."""
+
+    def distances(table: pd.DataFrame) -> np.ndarray:
+        return np.atleast_1d(distance(FIGURES[figure](table), usual()))
 
     def received(table: pd.DataFrame) -> str:
-        sizes = np.atleast_1d(distance(table))
+        sizes = distances(table)
         worst = np.abs(sizes).argmax()
         return f"{sizes[worst]:.2f}" + (f" for class {worst}" if len(sizes) > 1 else "")
 
-    return Rule(
-        name,
-        f"{text} below {limit:g}",
-        lambda table: bool((np.abs(distance(table)) < limit).all()),
-        received,
-    )
+    def small(table: pd.DataFrame) -> bool:
+        return bool((np.abs(distances(table)) < limit).all())
+
+    return Rule(name, f"{text} below {limit:g}", small, received)

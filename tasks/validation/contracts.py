@@ -9,15 +9,17 @@ This module imports pandera: import it inside the stages that compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from pandera.xarray import DataArraySchema
 
-from tasks.records import ARRAY_NAMES, SPLITS, DatasetRef
+from tasks.records import ARRAY_NAMES, DatasetRef
 from tasks.validation.rules import Arrays, Contracts, Rule
 
 Shape = tuple[dict[str, int], Rule]  # sizes of the axes after the first, and what the values are
+
+_schema = partial(DataArraySchema, nullable=True)
 
 
 def stored_arrays(dataset: DatasetRef) -> Contracts:
@@ -25,14 +27,14 @@ def stored_arrays(dataset: DatasetRef) -> Contracts:
 
     def intact(name: str) -> Rule:
         ref = getattr(dataset, name)
-        return _rule(
+        return Rule(
             "integrity",
             "checksum and header agree with the bytes",
             lambda array: (array.dtype.name, array.shape) == (ref.dtype, ref.shape),
             lambda array: f"{array.dtype} {array.shape}",
         )
 
-    return {name: DataArraySchema(checks=[intact(name)], nullable=True) for name in ARRAY_NAMES}
+    return {name: _schema(checks=[intact(name)]) for name in ARRAY_NAMES}
 
 
 def raw_arrays(dataset: DatasetRef, arrays: Arrays) -> Contracts:
@@ -42,62 +44,51 @@ def raw_arrays(dataset: DatasetRef, arrays: Arrays) -> Contracts:
     more than 0 and 1, so that they are not already scaled; every class in both splits.
     """
 
-    def absent(labels: np.ndarray) -> list[int]:
-        return sorted(set(range(dataset.classes)) - set(np.unique(labels).tolist()))
+    def absent(labels: np.ndarray) -> str:
+        return ", ".join(map(str, np.setdiff1d(range(dataset.classes), labels)))
 
-    span = _rule(
+    pixels = {"row": dataset.height, "column": dataset.width}
+    span = Rule(
         "span",
         "pixels span more than 0 and 1 (0 = background … 255 = ink, not already scaled)",
         lambda pixels: bool(pixels.min() < pixels.max() and pixels.max() > 1),
         _range,
     )
-    every_class = _rule(
+    every_class = Rule(
         "classes",
         f"each of the classes 0 … {dataset.classes - 1} occurs",
         lambda labels: not absent(labels),
-        lambda labels: f"no image of class {', '.join(map(str, absent(labels)))}",
+        lambda labels: f"no image of class {absent(labels)}",
     )
-    pixels = {"row": dataset.height, "column": dataset.width}
     return _contracts(arrays, "uint8", (pixels, span), ({}, every_class))
 
 
 def ready_arrays(dataset: DatasetRef, arrays: Arrays) -> Contracts:
     """Images (image, pixel) float32 in [0, 1] and labels (image, class) float32 one-hot."""
-    unit_range = _rule(
+    pixels, classes = {"pixel": dataset.height * dataset.width}, {"class": dataset.classes}
+    unit_range = Rule(
         "unit-range",
         "pixels lie in [0, 1] and reach beyond 1/255",
         lambda pixels: bool(pixels.min() >= 0 and 1 / 255 < pixels.max() <= 1),
         _range,
     )
-    one_hot = _rule(
+    one_hot = Rule(
         "one-hot",
         "each row is one 1 among zeros",
         # A 1 in each row, and no more numbers but 0 than rows: needs no copy of the array.
         lambda rows: bool((rows.max(axis=1) == 1).all() and np.count_nonzero(rows) == len(rows)),
         lambda rows: f"row sums {_range(rows.sum(axis=-1))}, values {_range(rows)}",
     )
-    pixels = {"pixel": dataset.height * dataset.width}
-    return _contracts(
-        arrays, "float32", (pixels, unit_range), ({"class": dataset.classes}, one_hot)
-    )
+    return _contracts(arrays, "float32", (pixels, unit_range), (classes, one_hot))
 
 
 def _contracts(arrays: Arrays, dtype: str, images: Shape, labels: Shape) -> Contracts:
     contracts = {}
-    for split in SPLITS:
-        for axis, other, (sizes, rule) in (("x", "y", images), ("y", "x", labels)):
-            all_sizes: dict[str, int | None] = {"image": len(arrays[f"{other}_{split}"]), **sizes}
-            contracts[f"{axis}_{split}"] = DataArraySchema(
-                dtype=dtype, dims=tuple(all_sizes), sizes=all_sizes, checks=[rule], nullable=True
-            )
+    for name, other in zip(ARRAY_NAMES, ("y_train", "x_train", "y_test", "x_test"), strict=True):
+        others, rule = images if name.startswith("x") else labels
+        sizes: dict[str, int | None] = {"image": len(arrays[other]), **others}
+        contracts[name] = _schema(dtype=dtype, dims=tuple(sizes), sizes=sizes, checks=[rule])
     return contracts
-
-
-def _rule(
-    name: str, text: str, holds: Callable[[np.ndarray], bool], received: Callable[[np.ndarray], str]
-) -> Rule:
-    """A rule of an array's plain values: xarray's minimum would pass over NaN."""
-    return Rule(name, text, lambda a: holds(a.values), lambda a: received(a.values))
 
 
 def _range(values: np.ndarray | np.generic) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,6 @@ from jaxtyping import UInt8
 from tasks.records import Moments, Profile
 
 CHUNK_BYTES = 1 << 17  # of pixels: what fits in a core's cache is read there several times
-DIGEST_BYTES = 16
 PIXEL_BINS = 10
 # The smallest value of each bin but the first: 26, 52, 77 …
 BIN_EDGES = tuple(-(-256 * number // PIXEL_BINS) for number in range(1, PIXEL_BINS))
@@ -41,7 +42,7 @@ def measure(
         rows = slice(start, start + step)
         chunk = np.ascontiguousarray(images[rows]).reshape(-1, size)
         wide = chunk.astype(np.float64)
-        content += [hashlib.sha256(image.data).digest()[:DIGEST_BYTES] for image in chunk]
+        content += [hashlib.sha256(image.data).digest()[:16] for image in chunk]
         above += [np.count_nonzero(chunk >= edge) for edge in BIN_EDGES]
         chunk.min(axis=1, out=darkest[rows])
         chunk.max(axis=1, out=brightest[rows])
@@ -54,23 +55,28 @@ def measure(
     return table
 
 
+def _moments(values: pd.Series) -> Moments:
+    return Moments(mean=float(values.mean()), spread=float(values.std(ddof=0)))
+
+
+def _fractions(counts: np.ndarray) -> tuple[float, ...]:
+    return tuple((counts / counts.sum()).tolist())
+
+
+# What a profile has of a table of images, by field.
+FIGURES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "brightness": lambda table: _moments(table["mean"]),
+    "contrast": lambda table: _moments(table["spread"]),
+    "pixels": lambda table: _fractions(np.array(table.attrs["pixels"])),
+    "classes": lambda table: _fractions(np.bincount(table["label"])),
+    "ink": lambda table: tuple(_moments(means) for _, means in table.groupby("label")["mean"]),
+}
+
+
 def profile_of(name: str, table: pd.DataFrame) -> Profile:
     """What these images are like. Labels are 0 … classes - 1, each at least once."""
-    pixels = np.array(table.attrs["pixels"])
-    return Profile(
-        name=name,
-        images=len(table),
-        brightness=_moments(table["mean"]),
-        contrast=_moments(table["spread"]),
-        pixels=tuple((pixels / pixels.sum()).tolist()),
-        classes=class_fractions(table),
-        ink=tuple(_moments(means) for _, means in table.groupby("label")["mean"]),
-    )
-
-
-def class_fractions(table: pd.DataFrame) -> tuple[float, ...]:
-    """How frequent each class is."""
-    return tuple((np.bincount(table["label"]) / len(table)).tolist())
+    figures = {figure: of_table(table) for figure, of_table in FIGURES.items()}
+    return Profile(name=name, images=len(table), **figures)
 
 
 def stability_index(found: tuple[float, ...], usual: tuple[float, ...]) -> float:
@@ -79,9 +85,9 @@ def stability_index(found: tuple[float, ...], usual: tuple[float, ...]) -> float
     Siddiqi, Credit Risk Scorecards (2006): the sum of (p - q) ln(p / q). Of distributions over
     unequally many bins, the shorter one has nothing in the others.
     """
-    p, q = np.full((2, max(len(found), len(usual))), SMALLEST_FRACTION)
-    p[: len(found)] = np.maximum(found, SMALLEST_FRACTION)
-    q[: len(usual)] = np.maximum(usual, SMALLEST_FRACTION)
+    bins = max(len(found), len(usual))
+    padded = (np.pad(each, (0, bins - len(each))) for each in (found, usual))
+    p, q = (np.maximum(each, SMALLEST_FRACTION) for each in padded)
     return float(((p - q) * np.log(p / q)).sum())
 
 
@@ -96,7 +102,3 @@ def effect_size(found: Moments, usual: Moments) -> float:
     if not spread:
         return math.copysign(math.inf, difference) if difference else 0.0
     return float(difference / spread)
-
-
-def _moments(values: pd.Series) -> Moments:
-    return Moments(mean=float(values.mean()), spread=float(values.std(ddof=0)))

@@ -12,7 +12,7 @@ that compute.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from xarray import DataArray
 
 from tasks import IMPORTS
 from tasks.errors import ValidationFailedError
-from tasks.records import CheckName, CheckResult, ChosenSeverity, Tier, ValidationReport
+from tasks.records import CheckResult, ChosenSeverity, Tier, ValidationReport
 
 SWITCHED_OFF = "switched off"
 SHOWN_ROWS = 20
@@ -32,6 +32,8 @@ SHOWN_ROWS = 20
 Arrays = Mapping[str, np.ndarray]
 Schema = DataArraySchema | DataFrameSchema
 Contracts = Mapping[str, Schema]  # by array
+Holds = Callable[[Any], Any]
+Says = Callable[[Any], str]
 
 
 class Rule(Check):
@@ -42,17 +44,11 @@ class Rule(Check):
     the rule, before how many there are.
     """
 
-    name: str
-    error: str
+    def __init__(self, name: str, text: str, holds: Holds, received: Says = lambda _: "") -> None:
+        def plain(found: Any) -> Any:  # xarray's minimum would pass over NaN
+            return holds(np.asarray(found) if isinstance(found, DataArray) else found)
 
-    def __init__(
-        self,
-        name: str,
-        text: str,
-        holds: Callable[[Any], Any],
-        received: Callable[[Any], str] = lambda _: "",
-    ) -> None:
-        super().__init__(holds, name=name, error=text, n_failure_cases=1, ignore_na=False)
+        super().__init__(plain, name=name, error=text, n_failure_cases=1, ignore_na=False)
         self.received = received
 
     @classmethod
@@ -60,12 +56,24 @@ class Rule(Check):
         """Any check's backend: pandera looks for one of this very class."""
         return Check.get_backend(check_obj)
 
+    def failure(self, found: Any, holds: Any) -> dict[str, Any]:
+        """What a result says, from pandera's verdict: one, or one for each image."""
+        if not isinstance(holds, pd.Series):
+            return {"outcome": "failed", "received": self.received(found)}
+        broken = found[~holds]
+        return {
+            "outcome": "failed",
+            "received": f"{self.received(broken)}{len(broken)} of {len(found)} images",
+            "rows": tuple(broken.index[:SHOWN_ROWS].tolist()),
+            "failing": len(broken),
+        }
+
 
 def check(
     tier: Tier,
     contracts: Contracts,
     found: Callable[[str], Any],
-    severity: Mapping[CheckName, ChosenSeverity],
+    severity: Mapping[Any, ChosenSeverity],
     skipped: str = "",
 ) -> tuple[CheckResult, ...]:
     """Hold what is found of each array to its contract; one result for each rule.
@@ -75,19 +83,23 @@ def check(
     """
     results = []
     for subject, schema in contracts.items():
-        failures = {} if skipped else _failures(schema, found(subject))
+        examined = None if skipped else found(subject)
+        broken = {} if skipped else _broken(schema, examined)
         for rule in _stated(schema):
-            setting = cast("CheckName", "drift" if tier == "drift" else rule.name)
-            chosen = severity.get(setting, "error")
-            reason = SWITCHED_OFF if chosen == "off" else skipped
-            passed = {"outcome": "skipped" if reason else "passed", "received": reason}
+            chosen = severity.get("drift" if tier == "drift" else rule.name, "error")
+            if reason := SWITCHED_OFF if chosen == "off" else skipped:
+                outcome = {"outcome": "skipped", "received": reason}
+            elif rule.name in broken:
+                outcome = rule.failure(examined, broken[rule.name])
+            else:
+                outcome = {"outcome": "passed"}
             result = CheckResult(
                 tier=tier,
                 name=rule.name,
                 subject=subject,
                 rule=rule.error,
                 severity="warning" if chosen == "off" else chosen,
-                **(passed if reason else failures.get(rule.name, passed)),
+                **outcome,
             )
             results.append(result)
     return tuple(results)
@@ -95,8 +107,7 @@ def check(
 
 def require_passed(report: ValidationReport, dataset: str) -> None:
     """Raise ValidationFailedError, one line a failure, unless every check that is an error held."""
-    failed = report.failed("error")
-    if failed:
+    if failed := report.failed("error"):
         made = sum(check.outcome != "skipped" for check in report.checks)
         lines = "".join(
             f"\n  {check.subject}: {check.rule}. Received: {check.received}{_rows(check)}."
@@ -128,33 +139,18 @@ def _stated(schema: Schema) -> list[Rule]:
 
 # Whatever PANDERA_VALIDATION_ENABLED says: a check that was not made must not read as passed.
 @config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA)
-def _failures(schema: Schema, found: Any) -> dict[str, dict[str, Any]]:
-    """Of each rule that does not hold, by name: the fields of its result."""
+def _broken(schema: Schema, found: Any) -> dict[str, Any]:
+    """The names of the rules that do not hold, with pandera's verdict on each."""
     if isinstance(schema, DataArraySchema):
         axes = schema.dims if schema.dims and len(schema.dims) == found.ndim else None
         found = DataArray(found, dims=axes)
-    failures: dict[str, dict[str, Any]] = {}
     view = found.copy(deep=False)  # pandera keeps the schema for as long as what it was given
     try:
         with IMPORTS:  # pandera imports its backends when they are first needed
             schema.validate(view, lazy=True, inplace=True)
     except SchemaErrors as errors:
-        rules = {rule.name: rule for rule in _stated(schema)}
-        for error in errors.schema_errors:  # of "dims", "dtype(uint8)" or one of our rules
-            name = getattr(error.check, "name", error.check).partition("(")[0]
-            failures[name] = {
-                "outcome": "failed",
-                **_received(rules[name], found, error.check_output),
-            }
-    return failures
-
-
-def _received(rule: Rule, found: Any, holds: Any) -> dict[str, Any]:
-    if not isinstance(holds, pd.Series):
-        return {"received": rule.received(found)}
-    broken = found[~holds]
-    return {
-        "received": f"{rule.received(broken)}{len(broken)} of {len(found)} images",
-        "rows": tuple(broken.index[:SHOWN_ROWS].tolist()),
-        "failing": len(broken),
-    }
+        return {  # of "dims", "dtype(uint8)" or one of our rules
+            getattr(error.check, "name", error.check).partition("(")[0]: error.check_output
+            for error in errors.schema_errors
+        }
+    return {}

@@ -16,11 +16,7 @@ FOLDER = Path(__file__).parent
 
 
 def find_profile(chosen: str | None, dataset: str) -> Profile | None:
-    """The chosen profile, or the dataset's own if there is one.
-
-    Raises:
-        ProfileError: the chosen profile is neither one of ours nor a file that holds one.
-    """
+    """The chosen profile, one of ours or a file, or the dataset's own. Raises ProfileError."""
     ours = {path.stem: path for path in FOLDER.glob("*.json")}
     if chosen is None and dataset not in ours:
         return None
