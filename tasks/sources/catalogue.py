@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tasks.cache.blobs import sha256_of_file
 from tasks.errors import DatasetError
 from tasks.records import DatasetSource, SourceFile
-from tasks.sources.downloads import DOWNLOADS, download
+from tasks.sources.downloads import DOWNLOADS, Note, download
 from tasks.sources.idx import idx_files, open_idx_folder
 from tasks.sources.npz import open_npz
 from tasks.sources.stream import ArrayStream, intact
@@ -44,16 +44,14 @@ FORMATS = {
 }
 
 
-def find_dataset(
-    dataset: str, downloads: Path, note: Callable[[str], object] = LOGGER.info
-) -> DatasetSource:
+def find_dataset(dataset: str, downloads: Path, note: Note = LOGGER.info) -> DatasetSource:
     """Locate a dataset, one of NAMES or the place of one, and digest its files.
 
     What is named and not here yet is downloaded into `downloads`; `note` is told of it. Raises
     DatasetError if there is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
-    files = tuple(_source_file(path) for path in paths)
+    files = tuple(map(_source_file, paths))
     if dataset == "mnist" and files[0].sha256 != EMBEDDED_MNIST_SHA256:
         raise DatasetError(
             f"The embedded MNIST must have the SHA-256 {EMBEDDED_MNIST_SHA256}.",
@@ -80,9 +78,8 @@ def check_unchanged(source: DatasetSource) -> None:
     for file in source.files:
         with intact(rule, file.path, advice):
             now = file.path.stat()
-        if (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.modified_ns):
-            received = "another size or modification time"
-            raise DatasetError(rule, received=received, where=file.path, advice=advice)
+            if (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.modified_ns):
+                raise ValueError("another size or modification time")
 
 
 def dataset_name(dataset: str) -> str:
@@ -103,10 +100,7 @@ def _expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for unknown users
 
 
-def _located(
-    dataset: str, downloads: Path, note: Callable[[str], object]
-) -> tuple[str, list[Path]]:
-    """The format of a dataset, and its files."""
+def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]]:
     if dataset == "mnist":
         return "npz", [EMBEDDED_MNIST]
     if dataset in DOWNLOADS:
@@ -125,8 +119,8 @@ def _located(
 
 
 def _source_file(path: Path) -> SourceFile:
-    advice = "Check that the file exists and its permissions."
-    with intact("A dataset's files must be readable.", path, advice):
+    rule = "A dataset's files must be readable."
+    with intact(rule, path, "Check that the file exists and its permissions."):
         status = path.stat()
         return SourceFile(
             name=path.name,

@@ -9,21 +9,23 @@ from typing import Any
 
 from tasks.errors import DatasetError
 
-ATTEMPTS = 3
 DOWNLOADS: dict[str, Any] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
 )
 
 
-def download(dataset: str, folder: Path, note: Callable[[str], object]) -> list[Path]:
+Note = Callable[[str], object]  # is told of each attempt
+
+
+def download(dataset: str, folder: Path, note: Note) -> list[Path]:
     """The files of one of DOWNLOADS; those that are not here yet, or damaged, are fetched.
 
-    Each attempt is told to `note`. Raises DatasetError when all of them fail.
+    Raises DatasetError when all attempts fail.
     """
     import pooch  # imports requests: only a download pays for it
 
     url, sha256 = DOWNLOADS[dataset]["url"], DOWNLOADS[dataset]["sha256"]
-    fetcher = pooch.create(folder, url, registry=sha256, retry_if_failed=ATTEMPTS - 1)
+    fetcher = pooch.create(folder, url, registry=sha256, retry_if_failed=2)
     pooch.get_logger().setLevel("WARNING")
 
     def attempt(address: str, *place: Any) -> None:
