@@ -7,7 +7,7 @@ if __name__ == "__main__":
     # First of all: the run's own Prefect server boots while the imports below take place.
     from tasks.terminal.session import Session
 
-    session = Session.begin()
+    session = Session()
 
 import sys
 

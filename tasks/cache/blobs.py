@@ -125,11 +125,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomically(path: Path, content: bytes, option: str = "--cache-dir") -> None:
+def write_atomically(
+    path: Path, content: bytes, option: str = "--cache-dir", mode: int = 0o600
+) -> None:
     """Write a small file so that readers see the old content or the new, never a part."""
     with NewFile(path.parent, option) as file:
         file.write(content)
-        file.publish(path)
+        file.publish(path, mode=mode)
 
 
 class Folder:

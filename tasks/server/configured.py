@@ -8,18 +8,19 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import ServerError
 
 CHECK_TIMEOUT_SECONDS = 5.0
+PAUSE_SECONDS = 0.5
 # The settings that can hold the address, in upper case; the second is a JSON object.
 API_VARIABLES = {"PREFECT_API_URL", "PREFECT_API"}
 DOTENV_MENTION = re.compile(
     r"^(?!\s*#).*\bPREFECT_(API|API_URL|PROFILES_PATH)\b", re.IGNORECASE | re.MULTILINE
 )
-DEFAULT_PROFILE = "ephemeral"  # which names no server
 
 
 def is_configured() -> bool:
@@ -27,17 +28,13 @@ def is_configured() -> bool:
 
     Prefect itself decides. It is asked only when one of these places mentions an API at
     all, or cannot be understood: importing it takes longer than everything else here.
-
-    Raises:
-        ServerError: Prefect cannot read its settings.
+    Raises ServerError when it cannot read its settings.
     """
     if "PREFECT_API_URL" in os.environ:  # before all other places, even when it is empty
         return bool(os.environ["PREFECT_API_URL"])
-    try:
+    with suppress(OSError, ValueError, TypeError, AttributeError):  # Prefect will say so
         if not _is_mentioned():
             return False
-    except (OSError, ValueError, TypeError, AttributeError):
-        pass  # not what such a file should be like: Prefect will say so
     try:
         return bool(_url())
     except Exception as error:
@@ -57,21 +54,15 @@ def read_environment_again() -> None:
 
 
 def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_seconds: float) -> None:
-    """Return when the configured server answers.
+    """Return when the configured server answers; raise ServerError if it does not in time.
 
-    Args:
-        on_waiting: told once what is waited for, if the first try finds no answer.
-        timeout_seconds: how long to try.
-
-    Raises:
-        ServerError: no answer in that time.
+    `on_waiting` is told once what is waited for, if the first try finds no answer.
     """
-    url, deadline, pause_seconds = _url(), time.monotonic() + timeout_seconds, 0.25
-    if not _health_problem(url):
-        return
-    on_waiting(f"waiting for the Prefect server at {url}")
+    url, deadline = _url(), time.monotonic() + timeout_seconds
+    if _health_problem(url):
+        on_waiting(f"waiting for the Prefect server at {url}")
     while problem := _health_problem(url):
-        if time.monotonic() + pause_seconds > deadline:
+        if time.monotonic() + PAUSE_SECONDS > deadline:
             raise ServerError(
                 "The configured Prefect server must answer.",
                 received=f"{problem}, for {timeout_seconds:.0f} s",
@@ -79,8 +70,7 @@ def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_second
                 advice="Start it with `prefect server start`, or unset PREFECT_API_URL "
                 "to let the run bring up its own.",
             )
-        time.sleep(pause_seconds)
-        pause_seconds = min(2 * pause_seconds, 4.0)
+        time.sleep(PAUSE_SECONDS)
 
 
 def lost_server(error: Exception) -> ServerError | None:
@@ -125,22 +115,17 @@ def _health_problem(url: str) -> str:
 def _is_mentioned() -> bool:
     """Whether one of the places that Prefect reads may name an API."""
     home = os.environ.get("PREFECT_HOME") or Path.home() / ".prefect"
-    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or Path(home, "profiles.toml"))
+    profiles = _toml(os.environ.get("PREFECT_PROFILES_PATH") or Path(home, "profiles.toml"))
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active") or "ephemeral"
+    # Prefect has profiles of its own. Of these, only the default one is known to name no server.
+    own = {} if active == "ephemeral" else API_VARIABLES
+    profile = profiles.get("profiles", {}).get(active, own)
     tables = _toml("prefect.toml"), _toml("pyproject.toml").get("tool", {}).get("prefect", {})
     return (
-        not API_VARIABLES.isdisjoint(name.upper() for name in os.environ)
+        not API_VARIABLES.isdisjoint(name.upper() for name in [*os.environ, *profile])
         or DOTENV_MENTION.search(_text(".env")) is not None
         or any("api" in table or "profiles_path" in table for table in tables)
-        or _profile_mentions_api(_toml(profiles))
     )
-
-
-def _profile_mentions_api(profiles: dict[str, Any]) -> bool:
-    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active") or DEFAULT_PROFILE
-    settings = profiles.get("profiles", {}).get(active)
-    if settings is None:
-        return bool(active != DEFAULT_PROFILE)  # Prefect has profiles of its own
-    return not API_VARIABLES.isdisjoint(name.upper() for name in settings)
 
 
 def _toml(path: str | Path) -> dict[str, Any]:

@@ -16,15 +16,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from tasks.errors import ServerError
 
 START_TIMEOUT_SECONDS = 90.0  # the first run ever creates the database: 6 to 10 s, or more
 STOP_TIMEOUT_SECONDS = 10.0
-READY = b"ready\n"
-ERROR_LINE = re.compile(r"[\w.]+(Error|Exception)\b.*:")
 
 # What a server for one run does without: the UI, telemetry, block registration, logging.
 SERVER_ENVIRONMENT = {
@@ -67,7 +64,7 @@ class OwnServer:
         """Return when the server answers. Raises ServerError when it will not."""
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], START_TIMEOUT_SECONDS)
-        if not readable or self._process.stdout.readline() != READY:
+        if not readable or self._process.stdout.readline() != b"ready\n":
             self._process.kill()
             raise ServerError(
                 "The run's own Prefect server must start.",
@@ -92,7 +89,8 @@ class OwnServer:
         self._process.wait()
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines() or [""]
-        return ([line for line in lines if ERROR_LINE.match(line)] or lines)[-1].strip()
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*:", line)]
+        return (errors or lines)[-1].strip()
 
 
 def _send_what_waits() -> None:
@@ -113,8 +111,7 @@ def _send_what_waits() -> None:
         worker.drain_all(timeout=STOP_TIMEOUT_SECONDS)
 
 
-@contextmanager
-def without_heartbeats() -> Iterator[None]:
+def without_heartbeats() -> AbstractContextManager[object]:
     """Send no heartbeats from the flow runs inside the block.
 
     They let a server notice that a run nobody watches has died. A run from a terminal is
@@ -122,5 +119,4 @@ def without_heartbeats() -> Iterator[None]:
     """
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})

@@ -11,6 +11,7 @@ import gc
 import os
 import socket
 import sys
+from http import HTTPStatus
 
 gc.disable()  # collections while the server's modules load cost a tenth of its start
 
@@ -31,20 +32,19 @@ DRAIN_POLLS = 250
 QUIET_POLLS = 3
 LOCKED_ATTEMPTS = 40
 LOCKED_PAUSE_SECONDS = 0.05
-SERVICE_UNAVAILABLE = 503
 
 
 class LeasedServer(uvicorn.Server):
-    """Says when it answers, and ends when its standard input closes."""
+    """Says when it has started, and ends when its standard input closes."""
 
-    app: ASGIApp
-    starting: BaseFileLock
+    starting: BaseFileLock  # held until then
 
     async def main_loop(self) -> None:
         """Serve from the moment that the server has started until it is to stop."""
         self.starting.release()
         # The first request costs 0.2 s: it is taken while the run is still importing.
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app)) as client:
+        inside = httpx.ASGITransport(self.config.loaded_app)
+        async with httpx.AsyncClient(transport=inside) as client:
             await client.get("http://own-server/api/admin/version")
         os.write(sys.stdout.fileno(), b"ready\n")
         lease = asyncio.StreamReader()
@@ -56,8 +56,8 @@ class LeasedServer(uvicorn.Server):
         await _drain()
 
 
-class RetryWhileLocked:
-    """Answers a request only once SQLite has let it through.
+def retry_while_locked(app: ASGIApp) -> ASGIApp:
+    """Answer a request only once SQLite has let it through.
 
     A transaction that reads and then writes fails at once if another has written in
     between ("database is locked"). Prefect's server passes that on as 503, and its client
@@ -65,40 +65,38 @@ class RetryWhileLocked:
     request has taken effect, so it is repeated here, after a moment.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on until the answer is not 503."""
+    async def retrying(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
             return
         body = await Request(scope, receive).body()
         for _ in range(LOCKED_ATTEMPTS):
-            answer = await self._ask(scope, body, receive)
-            if answer[0].get("status") != SERVICE_UNAVAILABLE:
+            answer = await _answer(app, scope, body, receive)
+            if answer[0].get("status") != HTTPStatus.SERVICE_UNAVAILABLE:
                 break
             await asyncio.sleep(LOCKED_PAUSE_SECONDS)
         for message in answer:
             await send(message)
 
-    async def _ask(self, scope: Scope, body: bytes, receive: Receive) -> list[Message]:
-        request: list[Message] = [{"type": "http.request", "body": body}]
-        answer: list[Message] = []
+    return retrying
 
-        async def replay() -> Message:
-            return request.pop() if request else await receive()
 
-        async def keep(message: Message) -> None:
-            answer.append(message)
+async def _answer(app: ASGIApp, scope: Scope, body: bytes, receive: Receive) -> list[Message]:
+    request: list[Message] = [{"type": "http.request", "body": body}]
+    answer: list[Message] = []
 
-        try:
-            await self.app(dict(scope), replay, keep)
-        except Exception:
-            # Starlette answers and then raises the error for the server's log.
-            if not answer:
-                raise
-        return answer
+    async def replay() -> Message:
+        return request.pop() if request else await receive()
+
+    async def keep(message: Message) -> None:
+        answer.append(message)
+
+    try:
+        await app(dict(scope), replay, keep)
+    except Exception:  # Starlette answers, and then raises the error for the server's log
+        if not answer:
+            raise
+    return answer
 
 
 async def _drain() -> None:
@@ -120,12 +118,11 @@ async def _drain() -> None:
 def main(listener_fd: int) -> None:
     """Serve on an inherited socket until standard input closes."""
     app, home = create_app(), PREFECT_HOME.value()
-    app.add_middleware(RetryWhileLocked)
+    app.add_middleware(retry_while_locked)
     config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
-    server = LeasedServer(config)
-    server.app = app
     home.mkdir(parents=True, exist_ok=True)
     # Two servers that start at once must not both create the database.
+    server = LeasedServer(config)
     with FileLock(home / "mnist-pipeline-start.lock") as server.starting:
         asyncio.run(server.serve(sockets=[socket.socket(fileno=listener_fd)]))
 

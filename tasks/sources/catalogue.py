@@ -11,23 +11,28 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.cache.blobs import sha256_of_file
 from tasks.errors import DatasetError
 from tasks.records import DatasetSource, SourceFile
-from tasks.sources.downloads import DOWNLOADS, download
 from tasks.sources.idx import idx_files, open_idx_folder
 from tasks.sources.npz import open_npz
 from tasks.sources.stream import ArrayStream, intact
 
 EMBEDDED_MNIST = Path(__file__).with_name("mnist.npz")
 EMBEDDED_MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
+DOWNLOADS: dict[str, Any] = tomllib.loads(
+    Path(__file__).with_name("downloads.toml").read_text(encoding="utf-8")
+)
 NAMES = ("mnist", *DOWNLOADS)
 LOGGER = logging.getLogger(__name__)
+
+Note = Callable[[str], object]  # is told of each attempt to download a file
 
 
 class Format(NamedTuple):
@@ -44,16 +49,14 @@ FORMATS = {
 }
 
 
-def find_dataset(
-    dataset: str, downloads: Path, note: Callable[[str], object] = LOGGER.info
-) -> DatasetSource:
+def find_dataset(dataset: str, downloads: Path, note: Note = LOGGER.info) -> DatasetSource:
     """Locate a dataset, one of NAMES or the place of one, and digest its files.
 
-    What is named and not here yet is downloaded into `downloads`; `note` is told of it. Raises
-    DatasetError if there is no such dataset, or it cannot be downloaded or read.
+    What is named and not here yet is downloaded into `downloads`. Raises DatasetError if there
+    is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
-    files = tuple(_source_file(path) for path in paths)
+    files = tuple(map(_source_file, paths))
     if dataset == "mnist" and files[0].sha256 != EMBEDDED_MNIST_SHA256:
         raise DatasetError(
             f"The embedded MNIST must have the SHA-256 {EMBEDDED_MNIST_SHA256}.",
@@ -80,9 +83,8 @@ def check_unchanged(source: DatasetSource) -> None:
     for file in source.files:
         with intact(rule, file.path, advice):
             now = file.path.stat()
-        if (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.modified_ns):
-            received = "another size or modification time"
-            raise DatasetError(rule, received=received, where=file.path, advice=advice)
+            if (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.modified_ns):
+                raise ValueError("another size or modification time")
 
 
 def dataset_name(dataset: str) -> str:
@@ -103,10 +105,7 @@ def _expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for unknown users
 
 
-def _located(
-    dataset: str, downloads: Path, note: Callable[[str], object]
-) -> tuple[str, list[Path]]:
-    """The format of a dataset, and its files."""
+def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]]:
     if dataset == "mnist":
         return "npz", [EMBEDDED_MNIST]
     if dataset in DOWNLOADS:
@@ -124,9 +123,38 @@ def _located(
     )
 
 
+def download(dataset: str, folder: Path, note: Note) -> list[Path]:
+    """The files of one of DOWNLOADS; those that are not here yet, or damaged, are fetched.
+
+    Raises DatasetError when all attempts fail.
+    """
+    import pooch  # imports requests: only a download pays for it
+
+    url, sha256 = DOWNLOADS[dataset]["url"], DOWNLOADS[dataset]["sha256"]
+    fetcher = pooch.create(folder, url, registry=sha256, retry_if_failed=2)
+    pooch.get_logger().setLevel("WARNING")
+
+    def attempt(address: str, *place: Any) -> None:
+        note(f"downloading {address}")
+        pooch.HTTPDownloader()(address, *place)
+
+    for name in sha256:
+        try:
+            fetcher.fetch(name, downloader=attempt)
+        except (OSError, ValueError) as error:  # no network or disk; or another digest
+            raise DatasetError(
+                f"{dataset} must be downloaded once from {url}.",
+                received=f"{type(error).__name__}: {error}",
+                where=name,
+                advice="Check the network and run again, or download the four files yourself "
+                f"and pass their folder: --dataset {folder}",
+            ) from error
+    return [folder / name for name in sha256]
+
+
 def _source_file(path: Path) -> SourceFile:
-    advice = "Check that the file exists and its permissions."
-    with intact("A dataset's files must be readable.", path, advice):
+    rule = "A dataset's files must be readable."
+    with intact(rule, path, "Check that the file exists and its permissions."):
         status = path.stat()
         return SourceFile(
             name=path.name,

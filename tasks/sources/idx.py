@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.errors import DatasetError
-from tasks.sources.stream import AGAIN, ArrayStream, Read, intact, raw_array
+from tasks.sources.stream import AGAIN, ArrayStream, Read, intact
 
 IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",
@@ -30,7 +30,6 @@ IDX_FILES = {
     "y_test": "t10k-labels-idx1-ubyte",
 }
 GZIP_MAGIC = b"\x1f\x8b"
-READABLE = "A file must be readable and, if it is compressed, inflate without error."
 
 
 def idx_files(folder: Path) -> list[Path]:
@@ -72,15 +71,15 @@ def open_idx(path: Path, dimensions: int) -> ArrayStream:
             where=path.name,
             advice="Check that the file is what its name says.",
         )
-    shape, size = struct.unpack(f">{dimensions}I", header[4:]), path.stat().st_size
-    known = {"deflated_bytes" if zipped else "size_bytes": size}
-    return raw_array(path.name, np.dtype(np.uint8), shape, len(header), opened, **known)
+    shape, dtype = struct.unpack(f">{dimensions}I", header[4:]), np.dtype(np.uint8)
+    stored_bytes = path.stat().st_size
+    size_bytes = None if zipped else stored_bytes
+    return ArrayStream(path.name, dtype, shape, len(header), opened, size_bytes, stored_bytes)
 
 
 @contextmanager
 def _opened(path: Path, *, zipped: bool) -> Iterator[Read]:
-    with (
-        intact(READABLE, path.name, AGAIN),
-        gzip.open(path) if zipped else path.open("rb") as file,
-    ):
+    rule = "A file must be readable and, if it is compressed, inflate without error."
+    opening = gzip.open if zipped else open
+    with intact(rule, path.name, AGAIN), opening(path, "rb") as file:
         yield file.read

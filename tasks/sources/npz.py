@@ -6,7 +6,6 @@ the archive's directory before an array is read, and arrays of objects (pickles)
 
 from __future__ import annotations
 
-import tokenize
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +17,11 @@ import numpy as np
 
 from tasks.errors import DatasetError
 from tasks.records import ARRAY_NAMES
-from tasks.sources.stream import ArrayStream, Read, intact, raw_array
+from tasks.sources.stream import ArrayStream, Read, intact
 
 WHOLE = "An .npz dataset must be a whole zip archive of arrays that are plain or deflated."
 SAVE_AGAIN = "Copy it again, or save it with numpy.savez or numpy.savez_compressed."
-NUMERIC_KINDS = "uif"
 MAX_HEADER_BYTES = 12 + 10_000  # NumPy's own limit on a header, and what stands before it
-HEADER_ERRORS = (
-    *(ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError),
-    *(MemoryError, RecursionError),  # how the parser refuses deep nesting
-)
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -53,28 +47,25 @@ def open_npz(path: Path) -> dict[str, ArrayStream]:
 
 def _open_member(path: Path, info: zipfile.ZipInfo) -> ArrayStream:
     where = f"{info.filename} of {path.name}"
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        method = f"compression method {info.compress_type}"
-        raise DatasetError(WHOLE, received=method, where=where, advice=SAVE_AGAIN)
+    with intact(WHOLE, where, SAVE_AGAIN):
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"compression method {info.compress_type}")
     opened = partial(_opened, path, info.filename)
     with opened() as read:
         # A bounded piece: NumPy reads as many bytes as the header claims to have, up to 4 GiB.
         header = BytesIO(read(MAX_HEADER_BYTES))
-    try:
+    with intact("Each member must be an .npy file of format 1.0 or 2.0.", where, SAVE_AGAIN):
         version = np.lib.format.read_magic(header)
         shape, fortran_order, dtype = HEADER_READERS[version](header)
-    except HEADER_ERRORS as error:
-        rule = "Each member must be an .npy file of format 1.0 or 2.0."
-        raise DatasetError(rule, received=error, where=where, advice=SAVE_AGAIN) from error
-    if dtype.kind not in NUMERIC_KINDS or fortran_order:
+    if dtype.kind not in "uif" or fortran_order:
         raise DatasetError(
             "Arrays must hold plain numbers in C order.",
             received=f"dtype {dtype}" + (" in Fortran order" if fortran_order else ""),
             where=where,
             advice="Save numpy.ascontiguousarray(array) of a whole or real dtype.",
         )
-    known = {"size_bytes": info.file_size, "deflated_bytes": info.compress_size}
-    return raw_array(where, dtype, shape, header.tell(), opened, **known)
+    sizes_bytes = info.file_size, info.compress_size
+    return ArrayStream(where, dtype, shape, header.tell(), opened, *sizes_bytes)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,76 +17,69 @@ import numpy as np
 from tasks.errors import DatasetError
 
 CHUNK_BYTES = 4 << 20
-AGAIN = "Download or copy the file again."  # the advice for a damaged file
-SAVED = "Check how the array was saved."
-SIZE = "A file must hold as many bytes as its header declares, and no more."
 # Deflate cannot shrink data further than this, so a larger claim in a header is a lie
 # that can be refused before a single byte is inflated.
 DEFLATE_MAX_RATIO = 1032
-# What gzip, zlib and zipfile raise for files that are damaged, encrypted or gone.
-UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
+# What gzip, zlib and zipfile raise for files that are damaged, encrypted or gone, and NumPy's
+# parser of headers for those that it cannot read, or that are nested too deeply.
+UNREADABLE = (
+    *(OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError),
+    *(KeyError, TypeError, SyntaxError, tokenize.TokenError, MemoryError),
+)
+AGAIN = "Download or copy the file again."
 
 Read = Callable[[int], bytes]  # up to so many bytes; fewer only at the end
 
 
 @dataclass(frozen=True)
 class ArrayStream:
-    """What a file declares about an array, every dimension at least 1, and its rows.
+    """An array in C order, every dimension at least 1, after the header of what is opened.
 
-    `rows()` opens the file again and yields consecutive pieces along axis 0.
+    Raises DatasetError when its declared size is not `size_bytes`, if that is known, or cannot
+    come out of the `stored_bytes` in the file. `rows()` does, too.
     """
 
     where: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    rows: Callable[[], Iterator[np.ndarray]]
+    header_bytes: int
+    opened: Callable[[], AbstractContextManager[Read]]
+    size_bytes: int | None
+    stored_bytes: int
 
     def __post_init__(self) -> None:
         if min(self.shape, default=1) < 1:
-            rule = "Every dimension must be at least 1."
-            raise DatasetError(rule, received=self.shape, where=self.where, advice=SAVED)
+            rule, advice = "Every dimension must be at least 1.", "Check how the array was saved."
+            raise DatasetError(rule, received=self.shape, where=self.where, advice=advice)
+        declared = self.declared_bytes
+        if self.size_bytes not in (None, declared):
+            raise self._wrong_size(f"{self.size_bytes} bytes, not {declared}")
+        if declared > self.stored_bytes * DEFLATE_MAX_RATIO:
+            raise self._wrong_size(f"{self.stored_bytes} compressed bytes, too few for {declared}")
 
+    @property
+    def declared_bytes(self) -> int:
+        """What the header says that there is, itself included."""
+        return self.header_bytes + math.prod(self.shape) * self.dtype.itemsize  # cannot overflow
 
-def raw_array(
-    where: str,
-    dtype: np.dtype[Any],
-    shape: tuple[int, ...],
-    header_bytes: int,
-    opened: Callable[[], AbstractContextManager[Read]],
-    *,
-    size_bytes: int | None = None,
-    deflated_bytes: int | None = None,
-) -> ArrayStream:
-    """An array whose values lie in C order between a header and the end of what is opened.
-
-    Raises DatasetError when its declared size is not `size_bytes`, or cannot come out of
-    `deflated_bytes`. `rows()` does, too: it reads the declared length and looks for more.
-    """
-    row_bytes = math.prod(shape[1:]) * dtype.itemsize
-    declared_bytes = header_bytes + math.prod(shape) * dtype.itemsize  # Python's: no overflow
-
-    def rows() -> Iterator[np.ndarray]:
+    def rows(self) -> Iterator[np.ndarray]:
+        """Open the file again and read consecutive pieces along axis 0, and no more than these."""
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         most = max(1, CHUNK_BYTES // row_bytes)
-        with opened() as read:
-            read(header_bytes)
-            for start in range(0, shape[0], most):
-                count = min(most, shape[0] - start)
+        with self.opened() as read:
+            read(self.header_bytes)
+            for start in range(0, self.shape[0], most):
+                count = min(most, self.shape[0] - start)
                 values = read(count * row_bytes)
                 if len(values) < count * row_bytes:
-                    raise _wrong(f"fewer than the {declared_bytes} bytes declared")
-                yield np.frombuffer(values, dtype).reshape(count, *shape[1:])
+                    raise self._wrong_size(f"fewer than the {self.declared_bytes} bytes declared")
+                yield np.frombuffer(values, self.dtype).reshape(count, *self.shape[1:])
             if read(1):
-                raise _wrong(f"more than the {declared_bytes} bytes declared")
+                raise self._wrong_size(f"more than the {self.declared_bytes} bytes declared")
 
-    def _wrong(received: str) -> DatasetError:
-        return DatasetError(SIZE, received=received, where=where, advice=AGAIN)
-
-    stream = ArrayStream(where, dtype, shape, rows)
-    if size_bytes not in (None, declared_bytes):
-        raise _wrong(f"{size_bytes} bytes, not {declared_bytes}")
-    if deflated_bytes is not None and declared_bytes > deflated_bytes * DEFLATE_MAX_RATIO:
-        raise _wrong(f"{deflated_bytes} compressed bytes, too few for {declared_bytes}")
-    return stream
+    def _wrong_size(self, received: str) -> DatasetError:
+        rule = "A file must hold as many bytes as its header declares, and no more."
+        return DatasetError(rule, received=received, where=self.where, advice=AGAIN)
 
 
 @contextmanager

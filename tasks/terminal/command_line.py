@@ -11,7 +11,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, NoReturn
@@ -82,18 +82,13 @@ class _Parser(argparse.ArgumentParser):
         return super()._add_action(action)
 
     def error(self, message: str) -> NoReturn:
-        known = sorted(self._option_string_actions)
         for unknown in re.findall(r"--[\w-]+", message) if "unrecognized" in message else []:
-            if close := difflib.get_close_matches(unknown, known, n=1, cutoff=0.7):
-                message += f" (did you mean {close[0]}?)"
+            message += _did_you_mean(unknown, self._option_string_actions, 0.7)
         self.exit(2, f"{self.prog}: error: {message}\nSee {self.prog} --help.\n")
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
-    """Read the command line and the environment.
-
-    Exits with status 2, saying what is allowed, when either is wrong.
-    """
+    """Exit with status 2, saying what is allowed, when a value or variable is wrong."""
     parser = _Parser(
         prog="mnist_flow.py",
         description="Load, validate and preprocess a dataset, train and evaluate a Keras model.",
@@ -101,14 +96,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=28),
         allow_abbrev=False,
     )
-    source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
-        _Options, root_parser=parser
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object with the result to standard output",
-    )
+    source = CliSettingsSource[_Parser](_Options, root_parser=parser)
+    json_help = "print one JSON object with the result to standard output"
+    parser.add_argument("--json", action="store_true", help=json_help)
     known = parser.parse_args(arguments)
     for name, value in vars(known).items():
         if value in ("", [""]):  # to pydantic-settings it would count as not given
@@ -141,6 +131,10 @@ def _reject_unknown_variables(parser: _Parser) -> None:
     known = [PREFIX + name.upper() for name in _Options.model_fields]
     for variable in os.environ:
         if variable.startswith(PREFIX) and variable not in known:
-            close = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-            parser.error(f"{variable} in the environment is not a setting ({hint})")
+            hint = _did_you_mean(variable, known, 0.8) or f" (known are {', '.join(known)})"
+            parser.error(f"{variable} in the environment is not a setting{hint}")
+
+
+def _did_you_mean(unknown: str, known: Iterable[str], cutoff: float) -> str:
+    close = difflib.get_close_matches(unknown, sorted(known), 1, cutoff)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -11,7 +11,7 @@ Without a terminal (a log file, a pipe) the same lines appear one after the othe
 from __future__ import annotations
 
 import logging
-from threading import RLock, local
+from threading import Lock, local
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +23,6 @@ from rich.table import Column, Table
 from tasks.orchestration.account import Listener
 from tasks.records import EpochMetrics, RunSummary, StageRecord
 
-NAME_WIDTH = len("illustrate_data")  # the longest
 STYLES = {"cached": "bright_blue", "computed": "green", "failed": "red"}
 # What Prefect's engine logs when a run fails, and the program says itself.
 SAID_ELSEWHERE = (
@@ -39,12 +38,13 @@ console = Console(stderr=True, highlight=False)
 class Display(Listener):
     """Stages ticking off, a line for each that is under way, with a bar while one trains.
 
-    Several stages may report at the same time, each from a thread of its own.
+    Several stages may report at the same time, each from a thread of its own. In a `with` block
+    of its `progress`, what is under way is shown.
     """
 
     def __init__(self) -> None:
         self.stages: dict[str, StageRecord] = {}
-        self._progress = Progress(
+        self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -54,27 +54,25 @@ class Display(Listener):
             disable=not console.is_terminal,
         )
         self._lines: dict[str, TaskID] = {}  # by stage; that of "" is about the run
-        self._lock = RLock()
+        self._lock = Lock()
         self._thread = local()  # its attribute `stage` says what is under way in this thread
 
-    def __enter__(self) -> None:
-        self._progress.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    @property
+    def _stage(self) -> str:
+        """What is under way in this thread; empty for the run itself."""
+        return getattr(self._thread, "stage", "")
 
     def waiting(self, text: str) -> None:
         """Show what the stage in this thread, or else the run, has to wait for."""
         if not console.is_terminal and text.startswith("waiting"):
             console.print(f"  {text}", soft_wrap=True, markup=False)
-        stage = getattr(self._thread, "stage", "")
-        self._show(stage, _line(stage, text) if stage else text)
+        self._show(self._stage, description=_line(self._stage, text) if self._stage else text)
 
     def stage_started(self, name: str) -> None:
         """Put the stage beside a spinner."""
         self._thread.stage = name
         self._remove("")
-        self._show(name, _line(name))
+        self._show(name, description=_line(name))
 
     def stage_finished(self, name: str, record: StageRecord) -> None:
         """Tick the stage off."""
@@ -84,7 +82,7 @@ class Display(Listener):
         state = f"[{STYLES[record.state]}]{record.state:<8}[/]"
         start = f"  {_line(name, state)}  {record.seconds:6.2f} s  "
         why = f"[dim]{escape(record.why)}[/]"
-        if console.is_terminal:
+        if console.is_terminal:  # what does not fit goes on in the last column
             line = Table.grid(Column(no_wrap=True), Column())
             line.add_row(start, why)
             console.print(line)
@@ -98,8 +96,7 @@ class Display(Listener):
 
     def trained(self, epochs_done: float, epochs: int) -> None:
         """Move the bar of the stage in this thread."""
-        stage = getattr(self._thread, "stage", "")
-        self._update(stage or "train", completed=epochs_done, total=epochs)
+        self._show(self._stage, completed=epochs_done, total=epochs)
 
     def epoch_finished(self, epoch: int, epochs: int, metrics: EpochMetrics) -> None:
         """Say how well it went: beside the bar, or without a terminal in a line."""
@@ -108,26 +105,22 @@ class Display(Listener):
         line = _line("train", f"epoch {number}  {scores}")
         if not console.is_terminal:
             console.print(f"  {line}", soft_wrap=True)
-        self._update("train", description=line, completed=epoch, total=epochs)
+        self._show("train", description=line, completed=epoch, total=epochs)
 
-    def _show(self, name: str, text: str) -> None:
+    def _show(self, name: str, **changes: Any) -> None:
         with self._lock:
-            self._remove(name)
-            self._lines[name] = self._progress.add_task(text, total=None)
-
-    def _update(self, name: str, **changes: Any) -> None:
-        with self._lock:
-            if name in self._lines:
-                self._progress.update(self._lines[name], **changes)
+            if name not in self._lines:
+                self._lines[name] = self.progress.add_task("", total=None)
+            self.progress.update(self._lines[name], **changes)
 
     def _remove(self, name: str) -> None:
         with self._lock:
             if name in self._lines:
-                self._progress.remove_task(self._lines.pop(name))
+                self.progress.remove_task(self._lines.pop(name))
 
 
 def _line(name: str, text: str = "") -> str:
-    return f"{name:<{NAME_WIDTH}}  {text}"
+    return f"{name:<{len('illustrate_data')}}  {text}"  # the longest name
 
 
 def print_summary(summary: RunSummary, seconds: float, advice: str) -> None:

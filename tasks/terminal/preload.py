@@ -12,6 +12,8 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
+from tasks.cache.blobs import Store
+from tasks.cache.housekeeping import prune_notes
 from tasks.settings import RunSettings
 
 PROJECT = Path(__file__).parents[1]
@@ -25,9 +27,6 @@ def preload_for(settings: RunSettings) -> None:
 
 def remember(settings: RunSettings) -> None:
     """Note that these settings have run through with the code as it is."""
-    from tasks.cache.blobs import Store
-    from tasks.cache.housekeeping import prune_notes
-
     note = _note(settings)
     with suppress(OSError):
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

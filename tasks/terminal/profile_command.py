@@ -47,9 +47,10 @@ def _profile(dataset: str) -> Profile:
     source = find_dataset(dataset, downloads=RunSettings().cache_root / "downloads")
     streams = open_dataset(source)
     images, labels = streams["x_train"], streams["y_train"]
-    fits = images.dtype == np.uint8 and 0 not in images.shape and images.shape[:1] == labels.shape
-    known = np.concatenate(list(labels.rows())) if fits else np.zeros(0)
-    if len(images.shape) != IMAGE_AXES or set(known.tolist()) != set(range(len(set(known)) or 1)):
+    fits = images.dtype == np.uint8 and len(images.shape) == IMAGE_AXES
+    known = np.concatenate(list(labels.rows()))
+    classes = np.unique(known)
+    if not fits or images.shape[:1] != known.shape or classes.tolist() != list(range(len(classes))):
         raise ProfileError(
             "A profile is made of images (image, row, column) uint8, and a label 0, 1, 2 … each.",
             received=f"images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}",

@@ -10,8 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn
 
 from tasks.errors import PipelineError
 from tasks.server.configured import (
@@ -26,7 +25,6 @@ from tasks.server.own import OwnServer, without_heartbeats
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
     from tasks.records import RunSummary, StageRecord
     from tasks.settings import RunSettings
-    from tasks.terminal.command_line import CommandLine
     from tasks.terminal.display import Display
 
 EXIT_FAILED = 1
@@ -37,9 +35,6 @@ ENDINGS = {
     signal.SIGTERM: "Terminated",
     signal.SIGHUP: "Hung up",
 }
-HOW_TO_SEE_MORE = "Run again with --log-level DEBUG for the traceback."
-KEPT = "What the finished stages and epochs computed is kept: run again to go on from there."
-DEFAULT_UI_URL = "http://127.0.0.1:4200"  # where `prefect server start` shows it
 
 # Set before Prefect is imported. What the user has set stays.
 ENVIRONMENT = {
@@ -49,42 +44,35 @@ ENVIRONMENT = {
 }
 
 
-@dataclass
 class Session:
     """A run from a terminal, with its command line and its Prefect server."""
 
-    command: CommandLine
-    server: OwnServer | None
-    started: float
-
-    @classmethod
-    def begin(cls) -> Self:
+    def __init__(self) -> None:
         """Start the run's own Prefect server, if it needs one, and read the command line.
 
         Exits with status 2 when the command line is wrong; the server then goes with it.
         """
-        started = time.perf_counter()
+        self.started = time.perf_counter()
         gc.disable()  # imports make a million objects and no garbage; `_run` enables it again
         for number in ENDINGS:  # until `run` takes over: no traceback of an import
             signal.signal(number, lambda number, _: _leave(_ending(number), SIGNAL_EXIT + number))
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        server = None
-        if not {"-h", "--help"} & set(sys.argv):
-            try:
-                server = None if is_configured() else OwnServer()
-            except PipelineError as error:
-                _leave(str(error), EXIT_FAILED)
+        self.server: OwnServer | None = None
+        try:
+            if not {"-h", "--help"} & set(sys.argv) and not is_configured():
+                self.server = OwnServer()
+        except PipelineError as error:
+            _leave(str(error), EXIT_FAILED)
         from tasks.terminal.command_line import parse
 
-        command = parse(sys.argv[1:])
-        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = command.log_level
-        if command.log_level == "DEBUG":
+        self.command = parse(sys.argv[1:])
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = self.command.log_level
+        if self.command.log_level == "DEBUG":
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
-        if server is not None:
-            server.name_in_environment()
+        if self.server:
+            self.server.name_in_environment()
         read_environment_again()
-        return cls(command, server, started)
 
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
@@ -95,7 +83,7 @@ class Session:
         for number in ENDINGS:
             signal.signal(number, end_run)
         try:
-            with display:
+            with display.progress:
                 summary = self._run(flow, display)
         except (KeyboardInterrupt, TerminationSignal) as end:
             number = getattr(end, "signal", signal.SIGINT)
@@ -105,7 +93,8 @@ class Session:
         except Exception as error:  # noqa: BLE001 - one clear message, whatever it is
             if self.command.log_level == "DEBUG":
                 console.print_exception()
-            unexpected = f"Unexpected {type(error).__name__}: {error}\n{HOW_TO_SEE_MORE}"
+            advice = "Run again with --log-level DEBUG for the traceback."
+            unexpected = f"Unexpected {type(error).__name__}: {error}\n{advice}"
             message = str(lost_server(error) or unexpected)
         else:
             summary = summary.model_copy(update={"stages": display.stages})
@@ -124,33 +113,33 @@ class Session:
 
         settings = self.command.settings
         with ExitStack() as stack:
-            if self.server is None:
-                wait_for_configured_server(display.waiting, self.command.server_wait_seconds)
-            else:
+            if self.server:
                 stack.callback(self.server.stop)
                 display.waiting("Prefect's server starts")
                 preload_for(settings)
                 self.server.wait_until_ready()
+            else:
+                wait_for_configured_server(display.waiting, self.command.server_wait_seconds)
             gc.freeze()
             gc.enable()
+            stack.callback(display.waiting, "Prefect's server records the run")
             try:
                 with without_heartbeats(), listening(display):
-                    summary = flow(settings)
+                    return flow(settings)
             finally:
                 if "evaluate" in display.stages and display.stages["evaluate"].state != "failed":
                     remember(settings)
-            display.waiting("Prefect's server records the run")
-            return summary
 
     def _how_to_watch(self, summary: RunSummary) -> str:
         path = f"runs/flow-run/{summary.flow_run_id}"
-        if self.server is None:
-            return f"{ui_url()}/{path}"
-        return f"{DEFAULT_UI_URL}/{path} after `prefect server start`"
+        if self.server:  # it will be gone; this is where `prefect server start` shows its UI
+            return f"http://127.0.0.1:4200/{path} after `prefect server start`"
+        return f"{ui_url()}/{path}"
 
 
 def _ending(number: int) -> str:
-    return f"{ENDINGS[signal.Signals(number)]}. {KEPT}"
+    kept = "What the finished stages and epochs computed is kept: run again to go on from there."
+    return f"{ENDINGS[signal.Signals(number)]}. {kept}"
 
 
 def _print_json(error: str, stages: dict[str, StageRecord]) -> None:

@@ -22,7 +22,7 @@ from tasks.cache.blobs import Store
 from tasks.errors import DatasetError
 from tasks.load import load
 from tasks.records import DatasetSource
-from tasks.sources import catalogue, downloads
+from tasks.sources import catalogue
 from tasks.sources.catalogue import (
     EMBEDDED_MNIST,
     artifact_name,
@@ -320,7 +320,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, url: str, digests: list[str]) -> No
     """Enter `tiny` into the catalogue, and let retries follow each other at once."""
     names = [f"{stem}.gz" for stem in IDX_FILES.values()]
     entry = {"url": url, "sha256": dict(zip(names, digests, strict=True))}
-    monkeypatch.setitem(downloads.DOWNLOADS, "tiny", entry)
+    monkeypatch.setitem(catalogue.DOWNLOADS, "tiny", entry)
     monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -422,7 +422,7 @@ def test_unreachable_server_is_reported_with_the_folder_to_use(
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "kmnist"])
 def test_published_downloads_have_an_https_address_and_four_digests(name: str) -> None:
-    entry = downloads.DOWNLOADS[name]
+    entry = catalogue.DOWNLOADS[name]
 
     assert entry["url"].startswith("https://")
     assert list(entry["sha256"]) == [f"{stem}.gz" for stem in IDX_FILES.values()]

@@ -45,7 +45,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Console:
 def under_way(display: Display, console: Console) -> list[list[str]]:
     """The lines of what is under way, as words."""
     with console.capture() as captured:
-        console.print(display._progress.get_renderable())
+        console.print(display.progress.get_renderable())
     return [line.split() for line in captured.get().splitlines() if line.strip()]
 
 
@@ -114,8 +114,7 @@ def test_wait_and_progress_are_shown_with_the_stage_of_the_thread(terminal: Cons
     in_a_thread((display.stage_started, "suspect"), (display.trained, 3.0, 4))
     in_a_thread((display.stage_started, "load"), (display.waiting, "waiting for another run"))
     assert {"train": (0.5, 2), "suspect": (3.0, 4), "load": (0, None)} == {
-        task.description.split()[0]: (task.completed, task.total)
-        for task in display._progress.tasks
+        task.description.split()[0]: (task.completed, task.total) for task in display.progress.tasks
     }
     assert "waiting for another run" in " ".join(under_way(display, terminal)[-1])
 
@@ -161,7 +160,7 @@ def test_later_record_of_a_stage_replaces_the_earlier_one(
 
 def test_failure_leaves_no_line_of_the_stages_that_it_ends(terminal: Console) -> None:
     display = Display()
-    with display:
+    with display.progress:
         display.stage_started("train")
         display.stage_started("validate")
         display.stage_finished("validate", FAILED)
@@ -186,7 +185,7 @@ def test_many_threads_may_report_at_once(pipe: Console) -> None:
     for thread in threads:
         thread.join()
     assert set(names) == set(display.stages)
-    assert [] == display._progress.tasks
+    assert [] == display.progress.tasks
     lines = [line for line in shown_on(pipe).splitlines() if "first run" in line]
     assert {f"  {name:<15}  computed    1.25 s  first run" for name in names} == set(lines)
     assert len(lines) == 160
