@@ -40,6 +40,14 @@ def outside_a_run() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def default_threads() -> None:
+    """Before this process first computes: with as many threads as a plan says by default."""
+    from tasks.learning.backend import use_threads  # noqa: PLC0415 - TensorFlow: seconds
+
+    use_threads(RunSettings().plan.threads)
+
+
+@pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Prefect server with a database of its own for the whole session."""
     database = tmp_path_factory.mktemp("prefect") / "prefect.db"

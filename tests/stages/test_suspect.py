@@ -16,7 +16,7 @@ from tasks.records import DatasetRef, Suspects
 from tasks.settings import RunSettings
 from tasks.suspect import suspect
 
-pytestmark = pytest.mark.usefixtures("outside_a_run")
+pytestmark = pytest.mark.usefixtures("outside_a_run", "default_threads")
 
 MNIST = Path(__file__).parents[2] / "tasks" / "sources" / "mnist.npz"
 PLAN = RunSettings(seed=1).screening
