@@ -276,7 +276,7 @@ def test_renamed_automation_and_a_second_of_its_name_do_not_stay_on_the_server(
     flow = client.create_flow_from_name(FLOW_NAME)
     client.create_deployment(flow, "recover")
     wanted_now = wanted(client, 60)
-    for name in ("mnist: start a dead run anew", "mnist: a run has failed", "mine"):
+    for name in ("mnist: start a dead run (old name)", "mnist: a run has failed", "mine"):
         client.create_automation(wanted_now[0].model_copy(update={"name": name}))
     client.create_automation(by_name()["mnist: a run has failed"])
     list(register(client, wanted_now))
