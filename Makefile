@@ -26,6 +26,9 @@ help: ## list the targets
 run: $(VENV)/.base ## run the pipeline; options in ARGS, as in make run ARGS="--epochs 6"
 	@$(BIN)/python flows/mnist_flow.py $(ARGS)
 
+ui: $(VENV)/.base ## open the UI, logged in; starts the server if there is none
+	@exec $(BIN)/python -m deployments ui
+
 server: $(VENV)/.base ## start the Prefect server and its UI, with a password of its own
 	@exec $(BIN)/python -m deployments server
 

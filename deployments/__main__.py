@@ -1,4 +1,4 @@
-"""The stack at the terminal: `make server`, `deploy`, `worker`, `doctor`, `compose-secrets`.
+"""The stack at the terminal: `make ui`, `server`, `deploy`, `worker`, `doctor`, `compose-secrets`.
 
 What is started here finds its secrets in the stack's files, through the environment and
 Prefect's profile, never on a command line.
@@ -12,9 +12,14 @@ import sys
 from collections.abc import Sequence
 
 from deployments import commands
-from deployments.commands import ROOT, client_environment, server_environment
-from deployments.credentials import AUTH, SERVER_FILE, make_compose_secrets, open_stack
+from deployments.commands import (
+    ROOT,
+    client_environment,
+    make_compose_secrets,
+    server_environment,
+)
 from tasks.errors import PipelineError
+from tasks.server.home import AUTH, SERVER_FILE, open_stack
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +42,12 @@ def _server() -> int:
     print(f"log in    with the value of {AUTH} in")
     print(f"          {stack.folder / SERVER_FILE}")
     return _become(commands.SERVER, server_environment(stack))
+
+
+def _ui() -> int:
+    from deployments.ui import show_ui
+
+    return show_ui(open_stack())
 
 
 def _doctor() -> int:
@@ -64,6 +75,7 @@ def _become(arguments: tuple[str, ...], environment: dict[str, str]) -> int:
 
 
 COMMANDS = {
+    "ui": _ui,
     "server": _server,
     "deploy": lambda: _become(commands.DEPLOY, client_environment(open_stack())),
     "worker": lambda: _become(commands.WORKER, client_environment(open_stack())),

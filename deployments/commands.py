@@ -10,15 +10,30 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deployments.credentials import CHOICES, CLIENT, SECRETS, UI_API_URL, Stack, read_variables
+from tasks.server.home import (
+    CHOICES,
+    CLIENT,
+    SECRETS,
+    UI_API_URL,
+    Stack,
+    alone_in,
+    as_lines,
+    new_password,
+    new_secrets,
+    read_private,
+    read_variables,
+    write_private,
+)
 
 ROOT = Path(__file__).parents[1]
 PREFECT_FILE = "deployments/prefect.yaml"
 POOL = "mnist"
 
-SERVER = ("prefect", "server", "start")
+SERVER = ("python", "-m", "deployments.server")
 DEPLOY = ("python", "-m", "deployments.deploy")
 WORKER = ("python", "-m", "deployments.worker")
+
+COMPOSE_PASSWORDS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
 
 FOR_ALL, FOR_SERVERS, FOR_CLIENTS = (
     read_variables(ROOT / "deployments" / "environment" / f"{whose}.env")
@@ -47,6 +62,17 @@ def client_environment(stack: Stack, environment: Mapping[str, str] = os.environ
 def command(arguments: tuple[str, ...]) -> list[str]:
     """A command with the Prefect that belongs to this Python."""
     return [str(Path(sys.executable).with_name(arguments[0])), *arguments[1:]]
+
+
+def make_compose_secrets(path: Path) -> bool:
+    """Make compose's file of secrets; False if it is there. Raises PipelineError if not private."""
+    with alone_in(path.parent):
+        if path.exists():
+            read_private(path)
+            return False
+        passwords = {name: new_password() for name in COMPOSE_PASSWORDS}
+        write_private(path, as_lines({**passwords, **new_secrets()}))
+        return True
 
 
 def _own(environment: Mapping[str, str], stack: Stack) -> dict[str, str]:

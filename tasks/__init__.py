@@ -7,6 +7,8 @@ from threading import RLock
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up chatter from C++
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer is written for no other
 
+APPLICATION = "mnist-pipeline"  # names the folders that it keeps on a machine
+
 # Stages import what they compute with when they run, several at a time. Modules that import each
 # other in a circle, as pandera's do, then wait for each other (`_DeadlockError`).
 IMPORTS = RLock()

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.errors import ModelError
 from tasks.learning.own_model import find_own_model
+from tasks import APPLICATION
 from tasks.records import (
     CheckName,
     ChosenSeverity,
@@ -30,7 +31,6 @@ from tasks.records import (
 )
 from tasks.validation.profiles import find_profile
 
-APPLICATION = "mnist-pipeline"
 
 RecipeName = Literal["reference", "fast", "long"]
 

@@ -38,7 +38,7 @@ from programs import (
 )
 
 from deployments.commands import command
-from deployments.credentials import AUTH, Stack, new_password, open_stack, stack_folder
+from tasks.server.home import AUTH, Stack, new_password, open_stack, stack_folder
 from tasks.cache.blobs import Store
 from tasks.cache.entries import Entries
 from tasks.records import ModelRef

@@ -59,9 +59,9 @@ def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_second
     `on_waiting` is told once what is waited for, if the first try finds no answer.
     """
     url, deadline = _url(), time.monotonic() + timeout_seconds
-    if _health_problem(url):
+    if health_problem(url):
         on_waiting(f"waiting for the Prefect server at {url}")
-    while problem := _health_problem(url):
+    while problem := health_problem(url):
         if time.monotonic() + PAUSE_SECONDS > deadline:
             raise ServerError(
                 "The configured Prefect server must answer.",
@@ -101,7 +101,7 @@ def _url() -> str:
     return PREFECT_API_URL.value() or ""
 
 
-def _health_problem(url: str) -> str:
+def health_problem(url: str) -> str:
     """Why the server does not answer; empty when it does. Without the retries of its client."""
     import httpx
 

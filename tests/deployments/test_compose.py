@@ -20,7 +20,7 @@ from programs import comes_true, environment_in, free_port
 
 from deployments import commands
 from deployments.commands import FOR_ALL, FOR_CLIENTS, FOR_SERVERS, ROOT
-from deployments.credentials import (
+from tasks.server.home import (
     AUTH,
     CLIENT_AUTH,
     CLIENT_URL,

@@ -24,7 +24,7 @@ from deployments import doctor
 from deployments.__main__ import main
 from deployments.automations import automations, register, same, wanted
 from deployments.commands import ROOT
-from deployments.credentials import Stack, open_stack
+from tasks.server.home import Stack, open_stack
 from deployments.deploy import (
     POOLS,
     deploy_file,

@@ -34,7 +34,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 from programs import comes_true, environment_in, folders_in, run_program, write_dataset
 
-from deployments.credentials import AUTH, ENCRYPTION_KEY
+from tasks.server.home import AUTH, ENCRYPTION_KEY
 
 pytestmark = pytest.mark.stack
 

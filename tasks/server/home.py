@@ -1,9 +1,12 @@
-"""What the stack keeps to itself: made on the first start, for the user's eyes only.
+"""The one place of this project's Prefect, for runs, server, worker and deployments alike.
+
+It is made by whatever comes first, for the user's eyes only:
 
     <folder>/server.env       0600  addresses, database, the server's secrets
     <folder>/profiles.toml    0600  a Prefect profile: the server's address and how to log in
     <folder>/prefect.db             the database, unless another one is named
-    <folder>/.lock            0600  held while the files above are made or read
+    <folder>/.lock            0600  held while the files above are made
+    <folder>/server.lock      0600  held by the server as long as it lives
 
 The folder is `PIPELINE_STACK_DIR`, or the application's folder for state. It is PREFECT_HOME of
 everything that is started here, so that Prefect's own commands find the profile in it. No secret
@@ -12,23 +15,24 @@ is printed, logged or put on a command line.
 
 from __future__ import annotations
 
+import base64
+import fcntl
 import os
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import platformdirs
-from cryptography.fernet import Fernet
-from filelock import FileLock
 
-from tasks.cache.blobs import NewFile
-from tasks.errors import PipelineError
-from tasks.settings import APPLICATION
+from tasks import APPLICATION
+from tasks.errors import PipelineError, ServerError
 
 FOLDER_VARIABLE = "PIPELINE_STACK_DIR"
-SERVER_FILE, PROFILES_FILE = "server.env", "profiles.toml"
+SERVER_FILE, PROFILES_FILE, SERVER_LOCK = "server.env", "profiles.toml", "server.lock"
 LOOPBACK = "127.0.0.1"
 EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to unless asked
 
@@ -44,7 +48,6 @@ CLIENT_AUTH = "PREFECT_API_AUTH_STRING"
 CLIENT = (CLIENT_URL, CLIENT_AUTH)
 CHOICES = (HOST, PORT, UI_API_URL, DATABASE)
 SECRETS = (AUTH, ENCRYPTION_KEY)
-COMPOSE_PASSWORDS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
 
 HEADER = """\
 # Made on the first start. Whoever can read it can do everything that the server can.
@@ -84,6 +87,42 @@ class Stack:
         """`postgresql` or `sqlite`."""
         return self.server[DATABASE].partition("+")[0].partition(":")[0]
 
+    @property
+    def serves(self) -> bool:
+        """Whether a process on this machine is its server, or about to be.
+
+        That something answers at the address would not do: on a machine with several users, it
+        may be somebody else's, who would be told the password.
+        """
+        try:
+            with (self.folder / SERVER_LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Be its server inside the block. Raises ServerError if another process is."""
+        with os.fdopen(os.open(self.folder / SERVER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as lock:
+            for patience in (True, True, False):  # a run may look at this very moment
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if not patience:
+                        raise ServerError(
+                            "A folder has one server.",
+                            received="another one, which is running",
+                            where=self.folder,
+                            advice="Use that one, or choose another folder with "
+                            f"{FOLDER_VARIABLE}.",
+                        ) from error
+                    time.sleep(0.1)
+            yield
+
 
 def stack_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The stack's folder, whether it is there or not."""
@@ -98,35 +137,19 @@ def open_stack(folder: Path | None = None, environment: Mapping[str, str] = os.e
     """
     folder = folder or stack_folder(environment)
     path = folder / SERVER_FILE
-    with _alone_in(folder):
-        if not path.exists():
-            folder.chmod(0o700)
-            sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
-            made = {HOST: LOOPBACK, PORT: "4200", DATABASE: sqlite, **new_secrets()}
-            chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
-            write_private(path, HEADER + as_lines(made | chosen))
-        stack = Stack(folder, read_private(path))
-        needed = (HOST, PORT, DATABASE, *SECRETS)
-        if lacking := [name for name in needed if not stack.server.get(name)]:
-            raise PipelineError(
-                f"The stack's file must set {', '.join(lacking)}.",
-                where=path,
-                advice="Take it from a backup, or remove the file to have new secrets made: blocks "
-                "that were encrypted with the old key can then no longer be read.",
-            )
-        _write_profile(stack)
+    if not path.exists():
+        _make(folder, environment)
+    stack = Stack(folder, read_private(path))
+    needed = (HOST, PORT, DATABASE, *SECRETS)
+    if lacking := [name for name in needed if not stack.server.get(name)]:
+        raise PipelineError(
+            f"The stack's file must set {', '.join(lacking)}.",
+            where=path,
+            advice="Take it from a backup, or remove the file to have new secrets made: blocks "
+            "that were encrypted with the old key can then no longer be read.",
+        )
+    _write_profile(stack)
     return stack
-
-
-def make_compose_secrets(path: Path) -> bool:
-    """Make compose's file of secrets; False if it is there. Raises PipelineError if not private."""
-    with _alone_in(path.parent):
-        if path.exists():
-            read_private(path)
-            return False
-        passwords = {name: new_password() for name in COMPOSE_PASSWORDS}
-        write_private(path, as_lines({**passwords, **new_secrets()}))
-        return True
 
 
 def read_private(path: Path) -> dict[str, str]:
@@ -157,6 +180,8 @@ def read_variables(path: Path) -> dict[str, str]:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that nobody else can read at any moment, in one step."""
+    from tasks.cache.blobs import NewFile  # imports NumPy, and most runs write nothing here
+
     with NewFile(path.parent, option=FOLDER_VARIABLE) as file:
         file.write(text.encode())
         file.publish(path, sync=True)
@@ -173,15 +198,31 @@ def new_password() -> str:
 
 
 def new_secrets() -> dict[str, str]:
-    """New secrets of a server."""
-    key = Fernet.generate_key().decode()
+    """New secrets of a server: what to log in with, and a key as `cryptography.fernet` has it."""
+    key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     return {AUTH: f"operator:{new_password()}", ENCRYPTION_KEY: key}
 
 
-def _alone_in(folder: Path) -> FileLock:
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
     """Of several commands that are started at once, one makes the files; the others find them."""
+    from filelock import FileLock
+
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    return FileLock(folder / ".lock", mode=0o600)
+    with FileLock(folder / ".lock", mode=0o600):
+        yield
+
+
+def _make(folder: Path, environment: Mapping[str, str]) -> None:
+    path = folder / SERVER_FILE
+    with alone_in(folder):
+        if path.exists():
+            return
+        folder.chmod(0o700)
+        sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
+        made = {HOST: LOOPBACK, PORT: "4200", DATABASE: sqlite, **new_secrets()}
+        chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
+        write_private(path, HEADER + as_lines(made | chosen))
 
 
 def _write_profile(stack: Stack) -> None:

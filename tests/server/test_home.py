@@ -14,7 +14,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from deployments.commands import ROOT, client_environment, server_environment
-from deployments.credentials import (
+from tasks.server.home import (
     AUTH,
     DATABASE,
     ENCRYPTION_KEY,
@@ -73,7 +73,7 @@ MANY, ROUNDS = 8, 5
 OPENS_STACKS = """
 import json, sys
 from pathlib import Path
-from deployments.credentials import make_compose_secrets, open_stack, read_private
+from tasks.server.home import make_compose_secrets, open_stack, read_private
 folder, rounds = Path(sys.argv[1]), range(int(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -1,0 +1,6 @@
+// The first script of Prefect's UI here: whoever is not logged in goes to log-in.html, and comes
+// back to the page that was asked for.
+if (!localStorage.getItem("prefect-password")) {
+  const page = location.pathname + location.search;
+  location.replace("/log-in.html#" + new URLSearchParams({ page }));
+}
