@@ -75,6 +75,9 @@ format: $(VENV)/.dev ## format the code and fix what the linter can
 bench: $(VENV)/.dev ## measure speed and memory beside their references
 	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
+load: $(VENV)/.dev ## what a server loses under load, ours and Prefect's own (twenty minutes)
+	@$(BIN)/python tests/benchmarks/server_load.py $(ARGS)
+
 cases: $(VENV)/.dev ## what runs again after a change or damage, beside the obvious Prefect flow
 	@$(BIN)/python tests/benchmarks/cases.py
 

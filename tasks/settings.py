@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, get_args
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tasks import APPLICATION
 from tasks.errors import ModelError
 from tasks.learning.own_model import find_own_model
-from tasks import APPLICATION
 from tasks.records import (
     CheckName,
     ChosenSeverity,
@@ -30,7 +30,6 @@ from tasks.records import (
     ValidationRules,
 )
 from tasks.validation.profiles import find_profile
-
 
 RecipeName = Literal["reference", "fast", "long"]
 

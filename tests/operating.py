@@ -38,10 +38,10 @@ from programs import (
 )
 
 from deployments.commands import command
-from tasks.server.home import AUTH, Stack, new_password, open_stack, stack_folder
 from tasks.cache.blobs import Store
 from tasks.cache.entries import Entries
 from tasks.records import ModelRef
+from tasks.server.home import AUTH, Stack, new_password, open_stack, stack_folder
 
 POSTGRES_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 START_SECONDS = 300.0

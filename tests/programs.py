@@ -50,9 +50,10 @@ class CompletedRun:
 
 
 def environment_in(home: Path) -> Environment:
-    """This environment with a Prefect home of its own, free of Prefect's settings and ours."""
+    """This environment with a home of its own for all of Prefect, free of settings of others."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MNIST_"))}
-    return {**kept, "PREFECT_HOME": str(home), "COLUMNS": "1000"}  # so that no line is wrapped
+    homes = {"PREFECT_HOME": str(home), "PIPELINE_STACK_DIR": str(home)}
+    return {**kept, **homes, "COLUMNS": "1000"}  # so that no line is wrapped
 
 
 def folders_in(folder: Path) -> list[str]:

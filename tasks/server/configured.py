@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ServerError
+from tasks.server.home import stack_folder
 
 CHECK_TIMEOUT_SECONDS = 5.0
 PAUSE_SECONDS = 0.5
@@ -114,8 +115,10 @@ def health_problem(url: str) -> str:
 
 def _is_mentioned() -> bool:
     """Whether one of the places that Prefect reads may name an API."""
-    home = os.environ.get("PREFECT_HOME") or Path.home() / ".prefect"
-    profiles = _toml(os.environ.get("PREFECT_PROFILES_PATH") or Path(home, "profiles.toml"))
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    if home == stack_folder():  # its profile names the project's server, whether that is up or not
+        home = Path(os.devnull)
+    profiles = _toml(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
     active = os.environ.get("PREFECT_PROFILE") or profiles.get("active") or "ephemeral"
     # Prefect has profiles of its own. Of these, only the default one is known to name no server.
     own = {} if active == "ephemeral" else API_VARIABLES

@@ -88,6 +88,11 @@ class Stack:
         return self.server[DATABASE].partition("+")[0].partition(":")[0]
 
     @property
+    def client(self) -> dict[str, str]:
+        """How a client of its server finds it and logs in."""
+        return {CLIENT_URL: self.api_url, CLIENT_AUTH: self.server[AUTH]}
+
+    @property
     def serves(self) -> bool:
         """Whether a process on this machine is its server, or about to be.
 

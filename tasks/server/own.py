@@ -1,9 +1,9 @@
-"""The run's own Prefect server, for when none is configured.
+"""The run's own Prefect server, for when none is configured and the project's is not up.
 
-It is a subprocess over the user's ordinary Prefect database, on a free loopback port, and
-it is started before Prefect is imported, so that both load at the same time. The pipe to
-its standard input is its lease: when this process ends, however it ends, the pipe closes
-and the server drains and stops.
+It is a subprocess over the project's database, on a free loopback port, with a password of its own,
+and it is started before Prefect is imported, so that both load at the same time. The pipe to its
+standard input is its lease: when this process ends, however it ends, the pipe closes and the server
+drains and stops.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ import tempfile
 from contextlib import AbstractContextManager
 
 from tasks.errors import ServerError
+from tasks.server.home import (
+    AUTH,
+    CLIENT_AUTH,
+    CLIENT_URL,
+    DATABASE,
+    ENCRYPTION_KEY,
+    Stack,
+    new_password,
+)
 
 START_TIMEOUT_SECONDS = 90.0  # the first run ever creates the database: 6 to 10 s, or more
 STOP_TIMEOUT_SECONDS = 10.0
@@ -40,7 +49,8 @@ SERVER_ENVIRONMENT = {
 class OwnServer:
     """A Prefect server that lives as long as this run."""
 
-    def __init__(self) -> None:
+    def __init__(self, stack: Stack) -> None:
+        self.login = f"run:{new_password()}"
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
@@ -51,12 +61,18 @@ class OwnServer:
                 stderr=self._log,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,  # Ctrl-C reaches the run, which then closes the pipe
-                env={**os.environ, **SERVER_ENVIRONMENT},
+                env={
+                    **os.environ,
+                    **SERVER_ENVIRONMENT,
+                    "PREFECT_HOME": str(stack.folder),
+                    **{name: stack.server[name] for name in (DATABASE, ENCRYPTION_KEY)},
+                    AUTH: self.login,
+                },
             )
 
     def name_in_environment(self) -> None:
         """Let Prefect find it, past any proxy."""
-        os.environ["PREFECT_API_URL"] = self.url
+        os.environ.update({CLIENT_URL: self.url, CLIENT_AUTH: self.login})
         for variable in ("NO_PROXY", "no_proxy"):
             os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1"]))
 

@@ -20,6 +20,7 @@ from tasks.server.configured import (
     ui_url,
     wait_for_configured_server,
 )
+from tasks.server.home import open_stack
 from tasks.server.own import OwnServer, without_heartbeats
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
@@ -61,7 +62,11 @@ class Session:
         self.server: OwnServer | None = None
         try:
             if not {"-h", "--help"} & set(sys.argv) and not is_configured():
-                self.server = OwnServer()
+                stack = open_stack()
+                if stack.serves:
+                    os.environ.update(stack.client)
+                else:
+                    self.server = OwnServer(stack)
         except PipelineError as error:
             _leave(str(error), EXIT_FAILED)
         from tasks.terminal.command_line import parse

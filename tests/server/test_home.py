@@ -14,6 +14,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from deployments.commands import ROOT, client_environment, server_environment
+from tasks.errors import PipelineError
 from tasks.server.home import (
     AUTH,
     DATABASE,
@@ -26,7 +27,6 @@ from tasks.server.home import (
     read_private,
     stack_folder,
 )
-from tasks.errors import PipelineError
 
 CHOSEN = {PORT: "4300", DATABASE: "postgresql+asyncpg://prefect:word@db/prefect"}
 
