@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _server() -> int:
     stack = open_stack()
     print(f"API       {stack.api_url}")
-    print(f"UI        {stack.ui_api_url.removesuffix('/api')}")
+    print(f"UI        {stack.pages}")
     print(f"database  {stack.database_kind}")
     print(f"log in    with the value of {AUTH} in")
     print(f"          {stack.folder / SERVER_FILE}")

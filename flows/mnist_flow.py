@@ -11,15 +11,13 @@ if __name__ == "__main__":
 
 import sys
 
-from prefect import flow
 from prefect.runtime import flow_run
 
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
 from tasks.illustrate import illustrate, illustrate_data
 from tasks.load import load
-from tasks.orchestration.events import explain
-from tasks.orchestration.run import healing, stored_run
+from tasks.orchestration.run import pipeline, stored_run
 from tasks.preprocess import preprocess
 from tasks.publish import publish, refusal_reported
 from tasks.records import RunSummary
@@ -39,14 +37,7 @@ def run_name() -> str:
     )
 
 
-@flow(
-    name="mnist",
-    flow_run_name=run_name,
-    persist_result=False,
-    on_failure=[explain],
-    on_crashed=[explain],
-)
-@healing
+@pipeline(name="mnist", run_name=run_name)
 def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     """Train and evaluate a classifier on an image dataset, and record how well it does.
 

@@ -1,23 +1,52 @@
-"""What a flow's run has: a store for its stages, an account, and a second try after damage."""
+"""What a run of a flow has: a server, a store, an account, and a second try after damage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from prefect import get_run_logger
+from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
 from tasks.cache.blobs import Store
 from tasks.errors import PayloadError
 from tasks.orchestration.account import Account
+from tasks.orchestration.events import explain
+from tasks.server.own import some_server
 from tasks.settings import RunSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Pipeline(Flow[P, R]):
+    """A flow that brings its Prefect server, if there is none, also when Python calls it."""
+
+    if not TYPE_CHECKING:  # for a type checker, Flow's own overloads hold
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Run the flow, as `Flow.__call__` does."""
+            with some_server():
+                return super().__call__(*args, **kwargs)
+
+
+def pipeline(name: str, run_name: Callable[[], str]) -> Callable[[Callable[P, R]], Pipeline[P, R]]:
+    """Declare a function a pipeline: it is healed, and says why it ended badly."""
+
+    def declare(body: Callable[P, R]) -> Pipeline[P, R]:
+        return Pipeline(
+            healing(body),
+            name=name,
+            flow_run_name=run_name,
+            persist_result=False,
+            on_failure=[explain],
+            on_crashed=[explain],
+        )
+
+    return declare
 
 
 @contextmanager

@@ -44,6 +44,7 @@ AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 ENCRYPTION_KEY = "PREFECT_SERVER_ENCRYPTION_KEY"
 CLIENT_URL = "PREFECT_API_URL"
 CLIENT_AUTH = "PREFECT_API_AUTH_STRING"
+UI_URL = "PREFECT_UI_URL"
 
 CLIENT = (CLIENT_URL, CLIENT_AUTH)
 CHOICES = (HOST, PORT, UI_API_URL, DATABASE)
@@ -72,6 +73,11 @@ class Stack:
     def ui_api_url(self) -> str:
         """Where a browser reaches the API."""
         return self.server.get(UI_API_URL) or self.api_url
+
+    @property
+    def pages(self) -> str:
+        """Where a browser finds the UI."""
+        return self.ui_api_url.removesuffix("/api")
 
     @property
     def origins(self) -> str:

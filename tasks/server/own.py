@@ -8,6 +8,7 @@ drains and stops.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
@@ -16,7 +17,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
 
 from tasks.errors import ServerError
 from tasks.server.home import (
@@ -25,8 +29,10 @@ from tasks.server.home import (
     CLIENT_URL,
     DATABASE,
     ENCRYPTION_KEY,
+    UI_URL,
     Stack,
     new_password,
+    open_stack,
 )
 
 START_TIMEOUT_SECONDS = 90.0  # the first run ever creates the database: 6 to 10 s, or more
@@ -51,6 +57,7 @@ class OwnServer:
 
     def __init__(self, stack: Stack) -> None:
         self.login = f"run:{new_password()}"
+        self.pages = stack.pages  # where the run can be seen afterwards
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
@@ -72,7 +79,7 @@ class OwnServer:
 
     def name_in_environment(self) -> None:
         """Let Prefect find it, past any proxy."""
-        os.environ.update({CLIENT_URL: self.url, CLIENT_AUTH: self.login})
+        os.environ.update({CLIENT_URL: self.url, CLIENT_AUTH: self.login, UI_URL: self.pages})
         for variable in ("NO_PROXY", "no_proxy"):
             os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1"]))
 
@@ -107,6 +114,37 @@ class OwnServer:
         lines = self._log.read().decode(errors="replace").strip().splitlines() or [""]
         errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*:", line)]
         return (errors or lines)[-1].strip()
+
+
+@contextmanager
+def some_server() -> Iterator[None]:
+    """In the block, Prefect has a server: as configured, the project's, or one of this process.
+
+    The last lives as long as the process, for the runs that follow. Raises ServerError.
+    """
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_UI_URL,
+        temporary_settings,
+    )
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    stack = open_stack()
+    url, login = stack.client.values() if stack.serves else _of_this_process(stack.folder)
+    found = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: login, PREFECT_UI_URL: stack.pages}
+    with without_heartbeats(), temporary_settings(found):
+        yield
+
+
+@cache
+def _of_this_process(folder: Path) -> tuple[str, str]:
+    server = OwnServer(open_stack(folder))
+    atexit.register(server.stop)
+    server.wait_until_ready()
+    return server.url, server.login
 
 
 def _send_what_waits() -> None:

@@ -20,7 +20,7 @@ from tasks.server.configured import (
     ui_url,
     wait_for_configured_server,
 )
-from tasks.server.home import open_stack
+from tasks.server.home import UI_URL, open_stack
 from tasks.server.own import OwnServer, without_heartbeats
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
@@ -39,8 +39,6 @@ ENDINGS = {
 
 # Set before Prefect is imported. What the user has set stays.
 ENVIRONMENT = {
-    "DO_NOT_TRACK": "1",  # no telemetry
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS": "tasks.terminal.display.ConsoleHandler",
 }
 
@@ -64,7 +62,7 @@ class Session:
             if not {"-h", "--help"} & set(sys.argv) and not is_configured():
                 stack = open_stack()
                 if stack.serves:
-                    os.environ.update(stack.client)
+                    os.environ.update({**stack.client, UI_URL: stack.pages})
                 else:
                     self.server = OwnServer(stack)
         except PipelineError as error:
@@ -136,10 +134,8 @@ class Session:
                     remember(settings)
 
     def _how_to_watch(self, summary: RunSummary) -> str:
-        path = f"runs/flow-run/{summary.flow_run_id}"
-        if self.server:  # it will be gone; this is where `prefect server start` shows its UI
-            return f"http://127.0.0.1:4200/{path} after `prefect server start`"
-        return f"{ui_url()}/{path}"
+        place = f"{ui_url()}/runs/flow-run/{summary.flow_run_id}"
+        return f"{place} once `make ui` runs" if self.server else place
 
 
 def _ending(number: int) -> str:

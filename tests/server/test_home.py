@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from deployments.commands import ROOT, client_environment, server_environment
-from tasks.errors import PipelineError
+from deployments.commands import (
+    ROOT,
+    client_environment,
+    make_compose_secrets,
+    server_environment,
+)
+from tasks.errors import PipelineError, ServerError
 from tasks.server.home import (
     AUTH,
     DATABASE,
@@ -22,7 +27,6 @@ from tasks.server.home import (
     PORT,
     PROFILES_FILE,
     SERVER_FILE,
-    make_compose_secrets,
     open_stack,
     read_private,
     stack_folder,
@@ -73,7 +77,8 @@ MANY, ROUNDS = 8, 5
 OPENS_STACKS = """
 import json, sys
 from pathlib import Path
-from tasks.server.home import make_compose_secrets, open_stack, read_private
+from deployments.commands import make_compose_secrets
+from tasks.server.home import open_stack, read_private
 folder, rounds = Path(sys.argv[1]), range(int(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -202,3 +207,33 @@ def test_secrets_for_compose_are_made_once(tmp_path: Path) -> None:
     assert set(made) == {"POSTGRES_PASSWORD", "REDIS_PASSWORD", AUTH, ENCRYPTION_KEY}
     assert not make_compose_secrets(path)
     assert read_private(path) == made
+
+
+class TestServing:
+    """Whose server answers."""
+
+    def test_nobody_is_its_server_before_one_has_been_started(self, tmp_path: Path) -> None:
+        assert not open_stack(tmp_path, {}).serves
+
+    def test_it_serves_as_long_as_its_server_lives(self, tmp_path: Path) -> None:
+        stack = open_stack(tmp_path, {})
+        with stack.serving():
+            assert stack.serves
+        assert not stack.serves
+
+    def test_a_second_server_is_refused(self, tmp_path: Path) -> None:
+        stack = open_stack(tmp_path, {})
+        with (
+            stack.serving(),
+            pytest.raises(ServerError, match=r"one server\. Received: another one"),
+            stack.serving(),
+        ):
+            pass
+
+    def test_looking_is_in_no_servers_way(self, tmp_path: Path) -> None:
+        stack = open_stack(tmp_path, {})
+        with stack.serving():
+            pass
+        assert not any(stack.serves for _ in range(100))
+        with stack.serving():
+            assert stack.serves
