@@ -19,7 +19,7 @@ from deployments.commands import (
     server_environment,
 )
 from tasks.errors import PipelineError
-from tasks.server.home import AUTH, SERVER_FILE, open_stack
+from tasks.server.home import AUTH, SERVER_FILE, open_stack, require_certificates
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS)
     command = COMMANDS[parser.parse_args(arguments).command]
     try:
+        require_certificates()
         return command()
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)

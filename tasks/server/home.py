@@ -141,12 +141,39 @@ def stack_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
+def require_certificates(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise ServerError if the environment names certificates that are not there.
+
+    Prefect cannot be imported then, and says so in fifty lines.
+    """
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if (value := environment.get(name)) and not Path(value).exists():
+            raise ServerError(
+                f"{name} must name what exists.",
+                received=value,
+                where="the environment",
+                advice="Correct it, or unset it to use the certificates of Python's packages.",
+            )
+
+
 def open_stack(folder: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:
     """The stack in a folder; its files are made if there are none. Raises PipelineError.
 
     Addresses and the database are taken from the environment on the first start only.
     """
     folder = folder or stack_folder(environment)
+    try:
+        return _opened(folder, environment)
+    except OSError as error:
+        raise PipelineError(
+            "The folder of Prefect's database and secrets must be a folder of your own.",
+            received=error.strerror or error,
+            where=error.filename or folder,
+            advice=f"Check its owner and permissions, or choose another with {FOLDER_VARIABLE}.",
+        ) from error
+
+
+def _opened(folder: Path, environment: Mapping[str, str]) -> Stack:
     path = folder / SERVER_FILE
     if not path.exists():
         _make(folder, environment)

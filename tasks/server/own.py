@@ -29,6 +29,7 @@ from tasks.server.home import (
     CLIENT_URL,
     DATABASE,
     ENCRYPTION_KEY,
+    FOLDER_VARIABLE,
     UI_URL,
     Stack,
     new_password,
@@ -52,12 +53,25 @@ SERVER_ENVIRONMENT = {
 }
 
 
+# What to do, by what the server's last words contain.
+ADVICE = {
+    "Can't locate revision": "This database is of a newer Prefect. Install that one, or choose "
+    f"another folder with {FOLDER_VARIABLE}.",
+    "disk I/O error|is full|No space left|File too large": "Make room on the disk, or raise the "
+    f"limit on files (`ulimit -f`), or choose another folder with {FOLDER_VARIABLE}.",
+    "unable to open|readonly|Permission denied": "Check the folder's owner and permissions, or "
+    f"choose another one with {FOLDER_VARIABLE}.",
+}
+HELP = "Run `make server`, which says more."
+
+
 class OwnServer:
     """A Prefect server that lives as long as this run."""
 
     def __init__(self, stack: Stack) -> None:
         self.login = f"run:{new_password()}"
         self.pages = stack.pages  # where the run can be seen afterwards
+        self._folder = stack.folder
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
@@ -89,12 +103,14 @@ class OwnServer:
         readable, _, _ = select.select([self._process.stdout], [], [], START_TIMEOUT_SECONDS)
         if not readable or self._process.stdout.readline() != b"ready\n":
             self._process.kill()
+            words = self._last_words() or f"no answer in {START_TIMEOUT_SECONDS:.0f} s"
             raise ServerError(
                 "The run's own Prefect server must start.",
-                received=self._last_words() or f"no answer in {START_TIMEOUT_SECONDS:.0f} s",
-                where="the Prefect server process",
-                advice="Run `prefect server database upgrade -y`, or start a server with "
-                "`prefect server start` and set PREFECT_API_URL.",
+                received=words,
+                where=self._folder,
+                advice=next(
+                    (told for cause, told in ADVICE.items() if re.search(cause, words)), HELP
+                ),
             )
 
     def stop(self) -> None:

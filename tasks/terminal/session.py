@@ -20,7 +20,7 @@ from tasks.server.configured import (
     ui_url,
     wait_for_configured_server,
 )
-from tasks.server.home import UI_URL, open_stack
+from tasks.server.home import UI_URL, open_stack, require_certificates
 from tasks.server.own import OwnServer, without_heartbeats
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
@@ -59,6 +59,7 @@ class Session:
             os.environ.setdefault(name, value)
         self.server: OwnServer | None = None
         try:
+            require_certificates()
             if not {"-h", "--help"} & set(sys.argv) and not is_configured():
                 stack = open_stack()
                 if stack.serves:

@@ -29,6 +29,7 @@ from tasks.server.home import (
     SERVER_FILE,
     open_stack,
     read_private,
+    require_certificates,
     stack_folder,
 )
 
@@ -237,3 +238,16 @@ class TestServing:
         assert not any(stack.serves for _ in range(100))
         with stack.serving():
             assert stack.serves
+
+
+def test_folder_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "stack").write_text("not a folder")
+    with pytest.raises(PipelineError, match=r"folder of your own\. Received: .*PIPELINE_STACK_DIR"):
+        open_stack(tmp_path / "stack", {})
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there_are_named(name: str, tmp_path: Path) -> None:
+    require_certificates({name: str(tmp_path)})
+    with pytest.raises(ServerError, match=rf"{name} must name what exists\. Received: .*/gone"):
+        require_certificates({name: str(tmp_path / "gone")})

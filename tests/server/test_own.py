@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -47,10 +50,37 @@ def test_it_answers_until_it_is_stopped(tmp_path: Path) -> None:
         httpx.get(f"{server.url}/health")
 
 
-@pytest.mark.process
-def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
-    (tmp_path / "prefect.db").mkdir()
-    server = OwnServer(open_stack(tmp_path, {}))
-    with pytest.raises(ServerError, match=r"must start\. Received: .*unable to open database file"):
+def refusal(folder: Path) -> str:
+    """Why a server cannot start in a folder."""
+    server = OwnServer(open_stack(folder, {}))
+    with pytest.raises(ServerError, match=r"must start\. Received: ") as refused:
         server.wait_until_ready()
     server.stop()
+    return str(refused.value)
+
+
+@pytest.mark.process
+def test_database_that_cannot_be_opened_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").mkdir()
+    said = refusal(tmp_path)
+    assert "unable to open database file" in said
+    assert "owner and permissions" in said
+
+
+@pytest.mark.process
+def test_database_of_a_newer_prefect_is_called_that(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database, database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        database.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
+    assert "of a newer Prefect" in refusal(tmp_path)
+
+
+@pytest.mark.process
+def test_disk_without_room_is_called_that(tmp_path: Path) -> None:
+    open_stack(tmp_path, {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        assert "Make room on the disk" in refusal(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
