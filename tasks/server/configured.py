@@ -103,7 +103,8 @@ def _require_login(url: str) -> None:
     from prefect.settings import PREFECT_API_AUTH_STRING
 
     login = PREFECT_API_AUTH_STRING.value() or ""
-    auth = (*login.partition(":")[::2],) if login else None
+    user, _, password = login.partition(":")
+    auth = (user, password) if login else None
     answer = httpx.get(f"{url}/admin/version", auth=auth, timeout=CHECK_TIMEOUT_SECONDS)
     if answer.status_code != HTTPStatus.UNAUTHORIZED:
         return
