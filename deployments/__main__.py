@@ -20,8 +20,10 @@ from deployments.commands import (
 )
 from tasks.errors import PipelineError
 from tasks.server.home import AUTH, SERVER_FILE, open_stack, require_certificates
+from tasks.terminal.streams import on_any_streams
 
 
+@on_any_streams
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)

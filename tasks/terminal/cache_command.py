@@ -21,11 +21,13 @@ from tasks.cache.entries import Entries
 from tasks.cache.housekeeping import clear, damages, inventory, prune, stored_bytes
 from tasks.errors import PipelineError
 from tasks.settings import RunSettings
+from tasks.terminal.streams import on_any_streams
 
 EXIT_DAMAGED = 1
 HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
 
+@on_any_streams
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 1 when something is damaged or cannot be done, 2 for a wrong call."""
     parser = _parser()

@@ -16,11 +16,13 @@ from tasks.errors import PipelineError, ProfileError
 from tasks.records import Profile
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import find_dataset, open_dataset
+from tasks.terminal.streams import on_any_streams
 
 EXIT_FAILED = 1
 IMAGE_AXES = 3
 
 
+@on_any_streams
 def main(arguments: list[str] | None = None) -> int:
     """Write one profile; 1 when it cannot be done, 2 for a wrong call."""
     parser = argparse.ArgumentParser(

@@ -22,6 +22,7 @@ from tasks.server.configured import (
 )
 from tasks.server.home import UI_URL, open_stack, require_certificates
 from tasks.server.own import OwnServer, without_heartbeats
+from tasks.terminal.streams import prepare_streams
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
     from tasks.records import RunSummary, StageRecord
@@ -52,8 +53,11 @@ class Session:
         Exits with status 2 when the command line is wrong; the server then goes with it.
         """
         self.started = time.perf_counter()
+        prepare_streams()
         gc.disable()  # imports make a million objects and no garbage; `_run` enables it again
-        for number in ENDINGS:  # until `run` takes over: no traceback of an import
+        # What `nohup`, or a shell for what runs in the background, has set to be ignored stays so.
+        self.endings = [each for each in ENDINGS if signal.getsignal(each) != signal.SIG_IGN]
+        for number in self.endings:  # until `run` takes over: no traceback of an import
             signal.signal(number, lambda number, _: _leave(_ending(number), SIGNAL_EXIT + number))
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -84,7 +88,7 @@ class Session:
         from tasks.terminal.display import Display, console, print_error, print_summary
 
         display, status = Display(), EXIT_FAILED
-        for number in ENDINGS:
+        for number in self.endings:
             signal.signal(number, end_run)
         try:
             with display.progress:
@@ -105,7 +109,7 @@ class Session:
             seconds = time.perf_counter() - self.started
             print_summary(summary, seconds, self._how_to_watch(summary))
             if self.command.json:
-                print(summary.model_dump_json())
+                print(summary.model_dump_json(), flush=True)
             return 0
         print_error(message)
         _print_json(message, display.stages)
@@ -147,7 +151,7 @@ def _ending(number: int) -> str:
 def _print_json(error: str, stages: dict[str, StageRecord]) -> None:
     if "--json" in sys.argv:
         records = {name: record.model_dump() for name, record in stages.items()}
-        print(json.dumps({"error": error, "stages": records}))
+        print(json.dumps({"error": error, "stages": records}), flush=True)
 
 
 def _leave(message: str, status: int) -> NoReturn:

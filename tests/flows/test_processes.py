@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -237,6 +238,40 @@ def test_interrupt_ends_training_with_one_message_and_no_server(
     assert program.returncode == 130, stderr
     assert stderr.count("Interrupted") == 1
     assert "Traceback" not in stderr
+    assert comes_true(lambda: own_servers(environment) == [])
+
+
+def test_signals_that_were_ignored_at_the_start_stay_ignored(
+    options: list[str], environment: Environment
+) -> None:
+    """As `nohup` starts a program, and a shell script what runs in the background."""
+    ignored = (signal.SIGHUP, signal.SIGINT)
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    try:
+        with program_in_training([*options, "--epochs", "1000"], environment) as program:
+            for number in ignored:
+                os.killpg(program.pid, number)
+            stderr = rest_of_stderr(program)
+    finally:
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
+    assert program.returncode == 0, stderr
+    assert "accuracy" in stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [(">&- 2>&- <&-", 0), ("2> /dev/full", 0), ("--json > /dev/full", 1)]
+)
+def test_run_ends_as_it_should_whatever_its_streams_are(
+    options: list[str], environment: Environment, tmp_path: Path, how: str, status: int
+) -> None:
+    done = run(
+        ["/bin/bash", "-c", f"{sys.executable} {PROGRAM} {shlex.join(options)} {how}"],
+        environment,
+        status=status,
+    )
+    assert "Traceback" not in done.stderr
+    assert len([*(tmp_path / "models").glob("*.keras")]) == 1
     assert comes_true(lambda: own_servers(environment) == [])
 
 
