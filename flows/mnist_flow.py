@@ -3,13 +3,16 @@
 python flows/mnist_flow.py --help
 """
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":
+    # Before any other `tasks` or `flows` that PYTHONPATH may name.
+    sys.path[0] = str(Path(__file__).parents[1])
     # First of all: the run's own Prefect server boots while the imports below take place.
     from tasks.terminal.session import Session
 
     session = Session()
-
-import sys
 
 from prefect.runtime import flow_run
 

@@ -11,7 +11,7 @@ from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
-from tasks.cache.blobs import Store
+from tasks.cache.blobs import Store, try_folder
 from tasks.errors import PayloadError
 from tasks.orchestration.account import Account
 from tasks.orchestration.events import explain
@@ -53,13 +53,15 @@ def pipeline(name: str, run_name: Callable[[], str]) -> Callable[[Callable[P, R]
 def stored_run(settings: RunSettings) -> Iterator[Store]:
     """The store in the settings' cache folder, for the stages of the current flow run.
 
-    Raises StoreError when the folder cannot be used.
+    Raises StoreError when this folder, or that for models and reports, cannot be used.
     """
     run = FlowRunContext.get()
     assert run is not None, "stored_run belongs inside a flow"
     refresh = settings.refresh or PREFECT_TASKS_REFRESH_CACHE.value()
     store = Store(root=settings.cache_root, fresh_since=run.start_time if refresh else None)
     store.prepare()
+    for folder in (settings.model_root, settings.model_root / "reports"):
+        try_folder(folder, option="--model-dir")  # now, and not after a training
     account = Account(store, run.flow_run and run.flow_run.id)
     account.begin()
     try:

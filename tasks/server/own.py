@@ -76,7 +76,8 @@ class OwnServer:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.server.process", str(listener.fileno())],
+                # Not from the current folder, which may have other `tasks`.
+                [sys.executable, "-P", "-m", "tasks.server.process", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -86,6 +87,7 @@ class OwnServer:
                     **os.environ,
                     **SERVER_ENVIRONMENT,
                     "PREFECT_HOME": str(stack.folder),
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                     **{name: stack.server[name] for name in (DATABASE, ENCRYPTION_KEY)},
                     AUTH: self.login,
                 },

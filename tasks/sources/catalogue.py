@@ -30,6 +30,7 @@ DOWNLOADS: dict[str, Any] = tomllib.loads(
     Path(__file__).with_name("downloads.toml").read_text(encoding="utf-8")
 )
 NAMES = ("mnist", *DOWNLOADS)
+LONGEST_NAME = 100
 LOGGER = logging.getLogger(__name__)
 
 Note = Callable[[str], object]  # is told of each attempt to download a file
@@ -56,6 +57,13 @@ def find_dataset(dataset: str, downloads: Path, note: Note = LOGGER.info) -> Dat
     is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
+    if len(name := dataset_name(dataset)) > LONGEST_NAME:
+        raise DatasetError(
+            f"A dataset's name, which files are named after, has at most {LONGEST_NAME} letters.",
+            received=f"{len(name)}: {name[:20]}…",
+            where=paths[0],
+            advice="Rename its file or folder.",
+        )
     files = tuple(map(_source_file, paths))
     if dataset == "mnist" and files[0].sha256 != EMBEDDED_MNIST_SHA256:
         raise DatasetError(

@@ -22,6 +22,7 @@ from tasks.server.configured import (
 )
 from tasks.server.home import UI_URL, open_stack, require_certificates
 from tasks.server.own import OwnServer, without_heartbeats
+from tasks.terminal.shadows import require_no_shadows
 from tasks.terminal.streams import prepare_streams
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
@@ -63,6 +64,7 @@ class Session:
             os.environ.setdefault(name, value)
         self.server: OwnServer | None = None
         try:
+            require_no_shadows()
             require_certificates()
             if not {"-h", "--help"} & set(sys.argv) and not is_configured():
                 stack = open_stack()

@@ -275,6 +275,35 @@ def test_run_ends_as_it_should_whatever_its_streams_are(
     assert comes_true(lambda: own_servers(environment) == [])
 
 
+@pytest.mark.parametrize("on_the_path", [False, True], ids=["current folder", "PYTHONPATH"])
+def test_other_tasks_and_flows_are_not_taken_for_ours(
+    options: list[str], environment: Environment, tmp_path: Path, *, on_the_path: bool
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in ("tasks", "flows", "deployments"):
+        (others / f"{name}.py").write_text("raise SystemExit(f'{__name__} is another one')")
+    done = subprocess.run(
+        [sys.executable, ROOT / PROGRAM, *options],
+        cwd=tmp_path if on_the_path else others,
+        env={**environment, "PYTHONPATH": str(others)} if on_the_path else environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_file_that_hides_a_library_is_named(
+    options: list[str], environment: Environment, tmp_path: Path
+) -> None:
+    (tmp_path / "keras.py").touch()
+    done = run_program(options, {**environment, "PYTHONPATH": str(tmp_path)}, status=1)
+    assert f"`keras` must be the installed library. Received: {tmp_path}/keras.py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_kill_takes_the_server_along(options: list[str], environment: Environment) -> None:
     with program_in_training([*options, "--epochs", ENDLESS], environment) as program:
         assert len(own_servers(environment)) == 1
