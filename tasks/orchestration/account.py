@@ -25,6 +25,9 @@ from tasks.records import EpochMetrics, Record, StageRecord
 class Listener:
     """Hears of a run's progress, from several threads. Every method does nothing here."""
 
+    def run_started(self, run_id: str) -> None:
+        """The run is known to Prefect."""
+
     def stage_started(self, name: str) -> None:
         """A stage begins, before it is known whether its result is cached."""
 

@@ -12,11 +12,12 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
 from tasks.cache.blobs import Store, try_folder
-from tasks.errors import PayloadError
-from tasks.orchestration.account import Account
-from tasks.orchestration.events import explain
+from tasks.errors import DatasetError, PayloadError
+from tasks.orchestration.account import Account, listener
+from tasks.orchestration.events import explain, tell_failed_load
 from tasks.server.own import some_server
 from tasks.settings import RunSettings
+from tasks.sources.catalogue import dataset_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,8 +65,13 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
         try_folder(folder, option="--model-dir")  # now, and not after a training
     account = Account(store, run.flow_run and run.flow_run.id)
     account.begin()
+    if run.flow_run:
+        listener().run_started(str(run.flow_run.id))
     try:
         yield store
+    except DatasetError as error:
+        tell_failed_load(dataset_name(settings.dataset), str(error))
+        raise
     finally:
         account.remove()
 

@@ -44,6 +44,7 @@ class Display(Listener):
 
     def __init__(self) -> None:
         self.stages: dict[str, StageRecord] = {}
+        self.pages = ""  # the UI's address, if it can be watched
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -67,6 +68,12 @@ class Display(Listener):
         if not console.is_terminal and text.startswith("waiting"):
             console.print(f"  {text}", soft_wrap=True, markup=False)
         self._show(self._stage, description=_line(self._stage, text) if self._stage else text)
+
+    def run_started(self, run_id: str) -> None:
+        """Say where the run can be watched."""
+        if self.pages:
+            link = f"  watch it at {self.pages}/runs/flow-run/{run_id}"
+            console.print(link, soft_wrap=True, markup=False)
 
     def stage_started(self, name: str) -> None:
         """Put the stage beside a spinner."""

@@ -130,6 +130,7 @@ class Session:
                 self.server.wait_until_ready()
             else:
                 wait_for_configured_server(display.waiting, self.command.server_wait_seconds)
+                display.pages = ui_url()
             gc.freeze()
             gc.enable()
             stack.callback(display.waiting, "Prefect's server records the run")
