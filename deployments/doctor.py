@@ -27,8 +27,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations, deploy
 from deployments.commands import POOL
-from tasks.server.home import CHOICES, DATABASE, PROFILES_FILE, SERVER_FILE, Stack
 from deployments.recovery import BACK_LINK, TAG
+from tasks.server.home import CHOICES, DATABASE, PROFILES_FILE, SERVER_FILE, Stack
 from tasks.settings import RunSettings
 
 UNAUTHORIZED = (401, 403)
