@@ -11,17 +11,14 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy.engine import URL, make_url
 
 from tasks.errors import PipelineError
 
 PATIENCE_SECONDS = 60.0
-MIGRATIONS = files("prefect") / "server/database/_migrations"
 REVISION = "SELECT version_num FROM alembic_version"
 TURNS_BACK = "UPDATE concurrency_limit_v2 SET active_slots = 0"  # no run survives in a copy
 TABLES = "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()"
@@ -83,17 +80,18 @@ def give_turns_back(path: Path) -> None:
         copied.execute(TURNS_BACK)
 
 
-def require_known(kind: str, revision: str) -> None:
+def require_known(backend: str, revision: str) -> None:
     """Raise PipelineError if a newer Prefect than the installed one has made a database."""
-    versions = str(MIGRATIONS / "versions" / kind)
-    try:
-        ScriptDirectory(str(MIGRATIONS), version_locations=[versions]).get_revision(revision)
-    except CommandError as error:
+    prefect = find_spec("prefect")  # not imported: that would make a folder in the user's home
+    assert prefect is not None
+    assert prefect.origin is not None
+    versions = Path(prefect.origin).parent / "server/database/_migrations/versions" / backend
+    if not any(f'"{revision}"' in path.read_text() for path in versions.glob("*.py")):
         raise PipelineError(
             "The installed Prefect must be as new as the one that made the database.",
             received=f"a database at the revision {revision}, which this Prefect does not know",
             advice="Check out the release of this project that made the backup, or a later one.",
-        ) from error
+        )
 
 
 def in_use(path: Path) -> bool:

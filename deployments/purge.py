@@ -115,6 +115,8 @@ def stays() -> Iterator[tuple[str, str]]:
         url = read_variables(stack_folder() / SERVER_FILE)[DATABASE]
         if database.kind(url) == "postgresql":
             yield database.place(url), "remove it with PostgreSQL's dropdb"
+        elif not (path := database.sqlite_file(url)).is_relative_to(stack_folder()):
+            yield str(path), "the database, which was named elsewhere"
     for name, what in ELSEWHERE.items():
         if (place := Path(name).expanduser()).exists():
             yield str(place), what

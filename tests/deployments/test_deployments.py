@@ -24,7 +24,6 @@ from deployments import doctor
 from deployments.__main__ import main
 from deployments.automations import automations, register, same, wanted
 from deployments.commands import ROOT
-from tasks.server.home import Stack, open_stack
 from deployments.deploy import (
     POOLS,
     deploy_file,
@@ -37,6 +36,7 @@ from deployments.doctor import Finding
 from deployments.recovery import FLOW_NAME, why_not
 from flows.mnist_flow import mnist_flow
 from tasks.errors import PipelineError
+from tasks.server.home import Stack, open_stack
 from tasks.settings import RunSettings
 
 RECOVERY, BLOCK = UUID(int=1), UUID(int=2)
