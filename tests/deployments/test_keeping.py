@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from operating import Operated
+from operating import POSTGRES_BINARIES, Operated
 from programs import free_port, run
 from sqlalchemy.engine import make_url
 
@@ -44,7 +44,11 @@ def second_database(stack: Operated) -> str:
     """Another database of the same PostgreSQL, empty."""
     name, url = f"second{free_port()}", make_url(stack.database)
     told = {**stack.environment, **_variables(url)}
-    subprocess.run(["psql", "--command", f"CREATE DATABASE {name}"], env=told, check=True)
+    subprocess.run(
+        [POSTGRES_BINARIES[-1] / "psql", "--command", f"CREATE DATABASE {name}"],
+        env=told,
+        check=True,
+    )
     return url.set(database=name).render_as_string(hide_password=False)
 
 
