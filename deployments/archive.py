@@ -222,9 +222,9 @@ def _unpack(archive: Path, room: Path) -> Manifest:
                 tar.extractall(room, map(_plain, tar))  # noqa: S202 - each is looked at
             while content.read(BLOCK_BYTES):  # up to the checksum at its end
                 pass
-        manifest = Manifest.model_validate_json((room / TOP / MANIFEST).read_bytes())
-    except (OSError, EOFError, ValidationError, tarfile.TarError, zlib.error) as error:
-        raise _not_ours(archive, str(error).partition("\n")[0]) from error
+    except (gzip.BadGzipFile, EOFError, tarfile.TarError, zlib.error) as error:
+        raise _not_ours(archive, error) from error
+    manifest = _manifest(archive, room / TOP / MANIFEST)
     paths = (path for path in (room / TOP).rglob("*") if path.is_file())
     found = {path.relative_to(room / TOP).as_posix() for path in paths} - {MANIFEST}
     needed = {f"{STACK}/{SERVER_FILE}", SQLITE if manifest.database == "sqlite" else DUMP}
@@ -232,6 +232,15 @@ def _unpack(archive: Path, room: Path) -> Manifest:
         raise _not_ours(archive, f"{differing[0]} is missing or one too many")
     database.require_known(manifest.database, manifest.revision)
     return manifest
+
+
+def _manifest(archive: Path, path: Path) -> Manifest:
+    if not path.is_file():
+        raise _not_ours(archive, f"no {MANIFEST}")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise _not_ours(archive, f"a {MANIFEST} of another kind or a later release") from error
 
 
 def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:

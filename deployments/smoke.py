@@ -24,7 +24,9 @@ PAUSE_SECONDS = 1.0
 
 def smoke(stack: Stack, say: Callable[[str], object] = print) -> int:
     """Run the deployment; returns 1 unless the run completes. Raises PipelineError."""
-    if problem := health_problem(stack.api_url):
+    # What answers there without holding the lock is somebody else's, and not told our password.
+    problem = health_problem(stack.api_url) if stack.serves else "no server of this stack"
+    if problem:
         raise ServerError(
             "The server must answer.",
             received=problem,
@@ -34,12 +36,12 @@ def smoke(stack: Stack, say: Callable[[str], object] = print) -> int:
     try:
         with get_client(sync_client=True) as client:
             return _run(client, stack, say)
-    except httpx.TransportError as error:
+    except httpx.HTTPError as error:
         raise ServerError(
             "The server must answer until the run has ended.",
-            received=f"{type(error).__name__}: {error}",
+            received=str(error).partition("\n")[0] or type(error).__name__,
             where=stack.api_url,
-            advice="The run goes on; start the server again and look there how it ended.",
+            advice="Run `make doctor`. A run that has begun goes on.",
         ) from error
 
 

@@ -398,8 +398,9 @@ class TestArchiveThatIsNotWhole:
         (tmp_path / "other.tar.gz").write_bytes(content)
         assert refused(tmp_path / "other.tar.gz")
 
-    def test_missing_file(self, tmp_path: Path, refused: Any) -> None:
-        assert refused(tmp_path / "missing.tar.gz")
+    def test_missing_file(self, tmp_path: Path, other: Path) -> None:
+        with pytest.raises(PipelineError, match=r"No such file .* \(in .*/missing.tar.gz\)"):
+            restore_in(other, tmp_path / "missing.tar.gz")
 
     def test_somebody_elses_archive(self, tmp_path: Path, refused: Any) -> None:
         write_members(tmp_path / "a.tar.gz", [(tarfile.TarInfo("notes.txt"), b"notes")])
@@ -411,6 +412,11 @@ class TestArchiveThatIsNotWhole:
     def test_lacks_a_member(self, archive: Path, refused: Any, name: str) -> None:
         kept = [pair for pair in members(archive) if pair[0].name != f"{TOP}/{name}"]
         write_members(archive, kept)
+        assert refused(archive)
+
+    def test_of_a_later_release(self, archive: Path, refused: Any) -> None:
+        *others, (info, content) = members(archive)
+        write_members(archive, [*others, (info, content.replace(b'"version":1', b'"version":2'))])
         assert refused(archive)
 
     def test_lacks_the_secrets_by_its_own_manifest(self, archive: Path, refused: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from builders import files_below
+from programs import run
 
 from deployments import purge
 from deployments.__main__ import main
@@ -152,3 +154,11 @@ def test_nothing_left_is_said(home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["purge"]) == 0
     assert "Nothing of this project is left here." in capsys.readouterr().out
     assert list(home.rglob("mnist-pipeline")) == []
+
+
+@pytest.mark.process
+def test_leaves_no_folder_of_its_own(home: Path) -> None:
+    command = [sys.executable, "-m", "deployments", "purge", "--yes"]
+    run(command, dict(os.environ))
+    assert list(home.rglob("mnist-pipeline")) == []
+    assert not (home / ".prefect").exists()
