@@ -23,7 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations
-from deployments.commands import POOL, PREFECT_FILE, ROOT, command
+from deployments.commands import POOL, PREFECT_FILE, ROOT, by_hand, command
 from tasks.errors import PipelineError
 from tasks.server.configured import wait_for_configured_server
 
@@ -83,12 +83,12 @@ def job_template(kind: str) -> dict[str, Any]:
 
 def deploy_file(path: str = PREFECT_FILE) -> None:
     """Register the deployments of a file. Raises PipelineError with what Prefect says."""
-    arguments = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", path)
+    arguments = ("--no-prompt", "deploy", "--all", "--prefect-file", path)
     silent: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    done = subprocess.run(command(arguments), cwd=ROOT, check=False, **silent)
+    done = subprocess.run(command(("prefect", *arguments)), cwd=ROOT, check=False, **silent)
     if done.returncode:
         raise PipelineError(
-            f"`{' '.join(arguments)}` must succeed.",
+            f"{by_hand(' '.join(arguments))} must succeed.",
             received=reason(done.stdout, done.stderr),
             where=path,
             advice="Run it by itself to see all that it says.",
@@ -120,7 +120,7 @@ def _make_pool(client: SyncPrefectClient, name: str, kind: str) -> Iterator[str]
             f"The work pool {name} must be of the type {kind}.",
             received=pool.type,
             where=str(client.api_url),
-            advice=f"Remove it with `prefect work-pool delete {name}`, and deploy again.",
+            advice=f"Remove it with {by_hand(f'work-pool delete {name}')}, and deploy again.",
         )
     if kind == "kubernetes" and pool.base_job_template != template:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))

@@ -26,7 +26,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations, deploy
-from deployments.commands import POOL
+from deployments.commands import POOL, by_hand
 from deployments.recovery import BACK_LINK, TAG
 from tasks.server.home import CHOICES, DATABASE, PROFILES_FILE, SERVER_FILE, Stack
 from tasks.settings import RunSettings
@@ -120,7 +120,7 @@ def store(settings: RunSettings) -> Iterator[Finding]:
         if not os.access(existing, os.W_OK):
             yield wrong(about, f"{text}: not writable. Run `ls -ld {existing}`.")
         elif free < FEW_BYTES:
-            yield wrong(about, f"{text}. Run `mnist-cache prune --max-size 2GB`.")
+            yield wrong(about, f"{text}. Run `.venv/bin/mnist-cache prune --max-size 2GB`.")
         else:
             yield ok(about, text)
 
@@ -216,8 +216,8 @@ def dead(crashed: Iterable[FlowRun]) -> Iterator[Finding]:
             yield note("dead runs", f"{run.name} ({run.id}) {what}")
         else:
             what = "has died and was not started again. If it is not about to be, run"
-            again = f"prefect deployment run {automations.RECOVERY} --param flow_run_id={run.id}"
-            yield wrong("dead runs", f"{run.name} {what} `{again}`.")
+            again = f"deployment run {automations.RECOVERY} --param flow_run_id={run.id}"
+            yield wrong("dead runs", f"{run.name} {what} {by_hand(again)}.")
     if not left:
         yield ok("dead runs", f"{len(troubled)} in the last week, each started again")
 

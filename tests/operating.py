@@ -114,6 +114,8 @@ class Operated:
             **environment_in(self.folder / "elsewhere"),
             **SOON,
             "PIPELINE_STACK_DIR": str(self.folder / "stack"),
+            "XDG_CACHE_HOME": str(self.folder / "home" / "cache"),
+            "XDG_DATA_HOME": str(self.folder / "home" / "data"),
             "PREFECT_SERVER_API_PORT": str(free_port()),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database,
             "PREFECT_WORKER_WEBSERVER_PORT": str(free_port()),

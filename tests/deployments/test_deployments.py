@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from prefect.utilities.templating import apply_values
 from deployments import doctor
 from deployments.__main__ import main
 from deployments.automations import automations, register, same, wanted
-from deployments.commands import ROOT
+from deployments.commands import ROOT, by_hand
 from deployments.deploy import (
     POOLS,
     deploy_file,
@@ -193,7 +194,7 @@ class TestReason:
         with pytest.raises(PipelineError) as caught:
             deploy_file(str(path))
         assert str(caught.value) == (
-            f"`prefect --no-prompt deploy --all --prefect-file {path}` must succeed. "
+            f"{by_hand(f'--no-prompt deploy --all --prefect-file {path}')} must succeed. "
             "Received: FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.py' "
             f"(in {path}). Run it by itself to see all that it says."
         )
@@ -444,6 +445,22 @@ class TestDoctor:
     def test_paused_pool_is_wrong(self) -> None:
         pool = WorkPool(name="mnist", type="process", is_paused=True)
         assert doctor.attended(pool, 1).verdict == "WRONG"
+
+
+def test_advised_command_of_prefects_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "a home"))
+    (dead,) = doctor.dead([run_in(Crashed())])
+    (command,) = re.findall(r"`(.*)`", dead.text)
+    assert command.startswith(f"PREFECT_HOME='{tmp_path}/a home' .venv/bin/prefect deployment run ")
+    monkeypatch.delenv("PREFECT_HOME")
+    assert by_hand("version") == "`.venv/bin/prefect version`"
+
+
+@pytest.mark.parametrize("path", [*(ROOT / "deployments").rglob("README.md")], ids=str)
+def test_documented_commands_need_no_export(path: Path) -> None:
+    assert "export " not in path.read_text()
 
 
 def test_deployments_are_five() -> None:
