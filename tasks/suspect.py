@@ -92,6 +92,6 @@ def rare_classes_tolerated() -> warnings.catch_warnings[None]:
 
 
 def _part(ready: DatasetRef, images: int) -> DatasetRef:
-    """A dataset of so many of the training images, as far as a network's plan asks."""
+    """Described as if it had so many training images: a schedule counts its steps by them."""
     shape = (images, *ready.x_train.shape[1:])
     return ready.model_copy(update={"x_train": ready.x_train.model_copy(update={"shape": shape})})
