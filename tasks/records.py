@@ -76,14 +76,10 @@ class SourceFile(Record):
 
 
 class DatasetSource(Record):
-    """A dataset that was found, not yet read.
+    """A dataset that was found, not yet read."""
 
-    `name` is for people and for artifact keys: lower-case letters, digits and dashes. `kind` is
-    one of FORMATS in tasks/sources/catalogue.py.
-    """
-
-    name: str
-    kind: str
+    name: str  # for people and artifact keys: lower-case letters, digits and dashes
+    kind: str  # one of FORMATS in tasks/sources/catalogue.py
     files: tuple[SourceFile, ...]
 
 
@@ -122,8 +118,8 @@ CheckName = Literal[
 class CheckResult(Record):
     """The outcome of one validation check.
 
-    `received`: what was found instead, or why the check was skipped. `rows`: the numbers of the
-    first failing images; `failing` counts all of them.
+    `received`: what was found instead, or why it was skipped. `rows`: the first failing images;
+    `failing` counts all of them.
     """
 
     tier: Tier
@@ -174,8 +170,7 @@ class Profile(Findings):
 class ValidationRules(Record):
     """What validation holds a dataset to, besides the structure of its arrays.
 
-    `severity` is that of every CheckName. `max_psi` bounds population stability indices,
-    `max_effect` the size of standardised differences.
+    `max_psi` bounds population stability indices, `max_effect` standardised differences.
     """
 
     severity: dict[CheckName, ChosenSeverity]
@@ -206,21 +201,28 @@ Network = ModelName | OwnModel
 
 
 class Recipe(Record):
-    """How one model is trained. Here alone stand the bounds of these values and their help."""
+    """How one model is trained. Here alone stand the bounds of these values and their help.
 
-    epochs: int = Field(ge=1, le=10_000, description="passes over the training images")
-    batch_size: int = Field(ge=1, le=1_000_000, description="images per optimizer step")
-    hidden_units: int = Field(ge=1, le=65_536, description="width of the hidden layer")
-    learning_rate: float = Field(gt=0, le=100, description="the optimizer's step size, or its peak")
-    optimizer: OptimizerName = Field(description="how the weights follow the gradients")
+    The defaults are the published experiment: Dense 64 ReLU, Dense 10 softmax, RMSprop.
+    """
+
+    epochs: int = Field(12, ge=1, le=10_000, description="passes over the training images")
+    batch_size: int = Field(100, ge=1, le=1_000_000, description="images per optimizer step")
+    hidden_units: int = Field(64, ge=1, le=65_536, description="width of the hidden layer")
+    learning_rate: float = Field(
+        0.001, gt=0, le=100, description="the optimizer's step size, or its peak"
+    )
+    optimizer: OptimizerName = Field("rmsprop", description="how the weights follow the gradients")
     schedule: ScheduleName = Field(
+        "constant",
         description="of the learning rate: constant, or one-cycle (up for three tenths of the "
-        "steps, then down to zero)"
+        "steps, then down to zero)",
     )
     label_smoothing: float = Field(
-        ge=0, lt=1, description="fraction of each label that is spread over all classes"
+        0.0, ge=0, lt=1, description="fraction of each label that is spread over all classes"
     )
     shift_pixels: int = Field(
+        0,
         ge=0,
         le=64,
         title="Shift",
@@ -234,13 +236,10 @@ class TrainingPlan(Recipe):
 
     model: Network
     seed: int = Field(
-        default=0,
-        ge=0,
-        le=2**32 - 1,
-        description="decides the initial weights and the order of the images",
+        0, ge=0, le=2**32 - 1, description="decides the initial weights and the order of the images"
     )
     threads: int = Field(
-        default=2,
+        2,
         ge=1,
         le=1024,
         description="threads that compute in TensorFlow; part of what decides the last bits",
@@ -260,13 +259,9 @@ class EpochMetrics(Record):
 
 
 class ModelRef(Findings):
-    """A trained model. `weights_sha256` is its identity, over its configuration and weights.
+    """A trained model. `weights_sha256` is its identity, over its configuration and weights."""
 
-    The saved file does not count, two of which differ by their date; the history does, for a
-    report shows it.
-    """
-
-    uncounted = {"keras_file"}
+    uncounted = {"keras_file"}  # two saved files differ by their date
 
     keras_file: BlobRef
     weights_sha256: Sha256
