@@ -181,9 +181,8 @@ class RunSettings(BaseModel):
         recipes = RECIPES.get(self.model, RECIPES["mlp"])  # of the user's own: as the mlp
         recipe = recipes[self.recipe] if self.recipe else next(iter(recipes.values()))
         network = self.model if self.model in RECIPES else find_own_model(self.model)
-        chosen = self.model_dump(
-            include={*Recipe.model_fields, "seed", "threads"}, exclude_none=True
-        )
+        fields = set(TrainingPlan.model_fields) - {"model"}
+        chosen = self.model_dump(include=fields, exclude_none=True)
         return TrainingPlan(model=network, **recipe.model_dump() | chosen)
 
     @property
