@@ -22,7 +22,6 @@ from tasks.cache.housekeeping import clear, damages, inventory, prune, stored_by
 from tasks.errors import PipelineError
 from tasks.settings import RunSettings
 
-EXIT_DAMAGED = 1
 HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
 
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(options.run(store, options))
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
-        return EXIT_DAMAGED
+        return 1
 
 
 def _list(store: Store, _: argparse.Namespace) -> int:
@@ -69,7 +68,7 @@ def _verify(store: Store, _: argparse.Namespace) -> int:
     whole = f"{_size(stored_bytes(store))} verified, every digest holds."
     damaged = f"{len(found)} damaged. The next run that needs them computes them again."
     print(*found, damaged if found else whole, sep="\n")
-    return EXIT_DAMAGED if found else 0
+    return 1 if found else 0
 
 
 def _clear(store: Store, _: argparse.Namespace) -> int:
