@@ -42,12 +42,9 @@ class DatasetError(PipelineError):
 
 
 class ValidationFailedError(PipelineError):
-    """The data breaks its contract; the message lists every failed check.
+    """The data breaks its contract; the message lists every failed check."""
 
-    `report` has every check of `dataset`, if one was checked.
-    """
-
-    report: ValidationReport | None = None
+    report: ValidationReport | None = None  # every check of `dataset`, if one was checked
     dataset: DatasetRef | None = None
 
 

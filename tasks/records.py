@@ -116,11 +116,7 @@ CheckName = Literal[
 
 
 class CheckResult(Record):
-    """The outcome of one validation check.
-
-    `received`: what was found instead, or why it was skipped. `rows`: the first failing images;
-    `failing` counts all of them.
-    """
+    """The outcome of one validation check."""
 
     tier: Tier
     name: str
@@ -128,9 +124,9 @@ class CheckResult(Record):
     rule: str
     severity: Severity
     outcome: Literal["passed", "failed", "skipped"]
-    received: str = ""
-    rows: tuple[int, ...] = ()
-    failing: int = 0
+    received: str = ""  # what was found instead, or why the check was skipped
+    rows: tuple[int, ...] = ()  # the numbers of the first failing images
+    failing: int = 0  # how many images fail
 
 
 class ValidationReport(Findings):
@@ -151,31 +147,23 @@ class Moments(Record):
 
 
 class Profile(Findings):
-    """What the images of a dataset usually are like; pixel values are 0 … 255.
-
-    `brightness` and `contrast`: of each image's mean and standard deviation. `pixels`: fractions
-    of all pixels in ten equal bins. `classes`: fractions of the images; `ink`: brightness, both
-    by class.
-    """
+    """What the images of a dataset usually are like; pixel values are 0 … 255."""
 
     name: str
     images: int
-    brightness: Moments
-    contrast: Moments
-    pixels: tuple[float, ...]
-    classes: tuple[float, ...]
-    ink: tuple[Moments, ...]
+    brightness: Moments  # of each image's mean
+    contrast: Moments  # of each image's standard deviation
+    pixels: tuple[float, ...]  # fractions of all pixels in ten equal bins
+    classes: tuple[float, ...]  # fractions of the images, by class
+    ink: tuple[Moments, ...]  # brightness, by class
 
 
 class ValidationRules(Record):
-    """What validation holds a dataset to, besides the structure of its arrays.
+    """What validation holds a dataset to, besides the structure of its arrays."""
 
-    `max_psi` bounds population stability indices, `max_effect` standardised differences.
-    """
-
-    severity: dict[CheckName, ChosenSeverity]
-    max_psi: float
-    max_effect: float
+    severity: dict[CheckName, ChosenSeverity]  # of every CheckName
+    max_psi: float  # bounds population stability indices
+    max_effect: float  # bounds the size of standardised differences
     profile: Profile | None
 
 
@@ -297,24 +285,18 @@ class Mistake(Record):
 
 
 class Metrics(Findings):
-    """The evaluation on every test image.
-
-    `accuracy_interval`: Wilson's, 95 %. `confusion[i][j]` counts the images of class i that were
-    taken for class j. `calibration_error`: expected calibration error over the non-empty
-    `reliability` bins. `mistakes`: the most confident ones first, at most 25. `probabilities` is
-    (image, class) float32.
-    """
+    """The evaluation on every test image."""
 
     accuracy_fraction: float
-    accuracy_interval: tuple[float, float]
+    accuracy_interval: tuple[float, float]  # Wilson's, 95 %
     loss: float
     images: int
     per_class: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    calibration_error: float
+    confusion: tuple[tuple[int, ...], ...]  # [i][j]: images of class i that were taken for class j
+    calibration_error: float  # expected calibration error over the non-empty bins
     reliability: tuple[ConfidenceBin, ...]
-    mistakes: tuple[Mistake, ...]
-    probabilities: ArrayRef
+    mistakes: tuple[Mistake, ...]  # the most confident ones first, at most 25
+    probabilities: ArrayRef  # (image, class) float32
 
 
 class Suspect(Record):
