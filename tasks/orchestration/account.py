@@ -97,10 +97,9 @@ class Account:
 
     def stages(self) -> dict[str, StageRecord]:
         """What each call did, by its stage, as they started: `halve`, `halve 2`, `double`."""
-        calls = sorted(self._calls(), key=lambda call: call.started)
         stages: dict[str, StageRecord] = {}
         count: dict[str, int] = {}
-        for call in calls:
+        for call in sorted(self._calls(), key=lambda call: call.started):
             if call.stage is None or call.record is None:
                 stages, count = {}, {}
                 continue

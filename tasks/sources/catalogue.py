@@ -24,11 +24,10 @@ from tasks.sources.idx import idx_files, open_idx_folder
 from tasks.sources.npz import open_npz
 from tasks.sources.stream import ArrayStream, intact
 
-EMBEDDED_MNIST = Path(__file__).with_name("mnist.npz")
+FOLDER = Path(__file__).parent
+EMBEDDED_MNIST = FOLDER / "mnist.npz"
 EMBEDDED_MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
-DOWNLOADS: dict[str, Any] = tomllib.loads(
-    Path(__file__).with_name("downloads.toml").read_text(encoding="utf-8")
-)
+DOWNLOADS: dict[str, Any] = tomllib.loads((FOLDER / "downloads.toml").read_text("utf-8"))
 NAMES = ("mnist", *DOWNLOADS)
 LONGEST_NAME = 100
 LOGGER = logging.getLogger(__name__)

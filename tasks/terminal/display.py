@@ -24,7 +24,8 @@ from tasks.orchestration.account import Listener
 from tasks.records import EpochMetrics, RunSummary, StageRecord
 
 STYLES = {"cached": "bright_blue", "computed": "green", "failed": "red"}
-# What Prefect's engine logs when a run fails, and the program says itself.
+# What Prefect's engine logs when a run fails. It is shown at level DEBUG only: the program
+# prints the error itself, once and without a traceback.
 SAID_ELSEWHERE = (
     "Finished in state",
     "Encountered exception during execution",
@@ -153,11 +154,7 @@ def print_error(message: str) -> None:
 
 
 class ConsoleHandler(RichHandler):
-    """Log records beside the progress bar, in place of Prefect's own console handler.
-
-    What Prefect's engine logs when a run fails is dropped unless everything is shown: the
-    program prints the error itself, once and without a traceback.
-    """
+    """Log records beside the progress bar, in place of Prefect's own console handler."""
 
     def __init__(self, **_: Any) -> None:  # Prefect's handler takes a stream and styles
         super().__init__(console=console, show_path=False, markup=False)
@@ -169,5 +166,4 @@ class ConsoleHandler(RichHandler):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a record."""
         repeated = record.levelno >= logging.ERROR and str(record.msg).startswith(SAID_ELSEWHERE)
-        hidden = repeated and self.level > logging.DEBUG
-        return not hidden and bool(super().filter(record))
+        return bool(super().filter(record)) and not (repeated and self.level > logging.DEBUG)
