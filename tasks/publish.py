@@ -53,7 +53,7 @@ def publish(
     Raises AccuracyTooLowError below the settings' minimum; the record is still written.
     """
     root, own = settings.model_root, plan.model
-    called = f"{own.path.name}:{own.name}" if isinstance(own, OwnModel) else own
+    called = f"{own.file}:{own.name}" if isinstance(own, OwnModel) else own
     earlier = earlier_accuracies(root, raw.name, called)
     drawn = of_data.drawn | of_model.drawn
     pictures = {name: store.require(ref).read_bytes() for name, ref in drawn.items()}

@@ -173,9 +173,10 @@ ScheduleName = Literal["constant", "one-cycle"]
 
 
 class OwnModel(Record):
-    """A function of the user's that builds a Keras model: its name, and its code's digest."""
+    """A function of the user's that builds a Keras model, its file's name, its code's digest."""
 
     name: str
+    file: str
     sha256: Sha256
     path: Path = Field(exclude=True)
 

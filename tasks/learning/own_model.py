@@ -50,7 +50,7 @@ def find_own_model(text: str) -> OwnModel:
     if function not in names and "*" not in names:
         raise ModelError(f"The model's file must define {function}.", where=path)
     digest = hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()
-    return OwnModel(name=function, sha256=digest, path=path)
+    return OwnModel(name=function, file=path.name, sha256=digest, path=path)
 
 
 def call_own_model(own: OwnModel, **arguments: int) -> Any:

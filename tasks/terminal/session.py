@@ -107,7 +107,7 @@ class Session:
             unexpected = f"Unexpected {type(error).__name__}: {error}\n{advice}"
             message = str(lost_server(error) or unexpected)
         else:
-            summary = summary.model_copy(update={"stages": display.stages})
+            summary = summary.model_copy(update={"stages": display.stages | summary.stages})
             seconds = time.perf_counter() - self.started
             print_summary(summary, seconds, self._how_to_watch(summary))
             if self.command.json:
