@@ -125,7 +125,7 @@ def what_changed(old: Ingredients, new: Ingredients) -> str:
     before, after = _leaves(old.inputs), _leaves(new.inputs)
     inputs, code, libraries = _differences(old, new)
     named = Counter(path[-1] for path in inputs)
-    contents, reasons = [], []
+    contents, reasons = list[str](), list[str]()
     for path in inputs:
         values = before.get(path), after.get(path)
         names = {value.name for value in values if isinstance(value, _Content)}

@@ -84,12 +84,17 @@ class Account:
 
     def begin(self) -> None:
         """The run's stages are called from now on; earlier calls do not count."""
+        with suppress(OSError):
+            self._path.touch(mode=0o600)
         self.add(CallRecord(stage=None, started=time.time()))
 
     def add(self, call: CallRecord) -> None:
-        """Write down a call, in one step. What cannot be written is only not told."""
+        """Write down a call, in one step. What cannot be written is only not told.
+
+        Nor is what a stage still does in a thread of its own after the run has failed.
+        """
         with suppress(OSError):
-            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
             try:
                 os.write(file, call.model_dump_json().encode() + b"\n")
             finally:

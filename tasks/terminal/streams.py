@@ -26,9 +26,13 @@ def on_any_streams(main: Callable[P, int]) -> Callable[P, int]:
 
     @wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        before = sys.stdout, sys.stderr
         prepare_streams()
-        status = main(*args, **kwargs)
-        sys.stdout.flush()
+        try:
+            status = main(*args, **kwargs)
+            sys.stdout.flush()
+        finally:
+            sys.stdout, sys.stderr = before
         return status
 
     return run
@@ -48,7 +52,7 @@ def prepare_streams() -> None:
 
 
 class _Stream:
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
@@ -73,7 +77,7 @@ class _Output(_Stream):
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            return int(self._stream.write(text))
         except OSError as error:
             self._fail(error)
 
