@@ -177,8 +177,9 @@ def _opened(folder: Path, environment: Mapping[str, str]) -> Stack:
     path = folder / SERVER_FILE
     if not path.exists():
         _make(folder, environment)
-    stack = Stack(folder, read_private(path))
-    needed = (HOST, PORT, DATABASE, *SECRETS)
+    sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"  # not in the file: it may be moved
+    stack = Stack(folder, {DATABASE: sqlite, **read_private(path)})
+    needed = (HOST, PORT, *SECRETS)
     if lacking := [name for name in needed if not stack.server.get(name)]:
         raise PipelineError(
             f"The stack's file must set {', '.join(lacking)}.",
@@ -257,8 +258,7 @@ def _make(folder: Path, environment: Mapping[str, str]) -> None:
         if path.exists():
             return
         folder.chmod(0o700)
-        sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
-        made = {HOST: LOOPBACK, PORT: "4200", DATABASE: sqlite, **new_secrets()}
+        made = {HOST: LOOPBACK, PORT: "4200", **new_secrets()}
         chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
         write_private(path, HEADER + as_lines(made | chosen))
 

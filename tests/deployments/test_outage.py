@@ -24,8 +24,8 @@ pytestmark = pytest.mark.stack
 
 
 def environment_of(stack: Operated) -> dict[str, str]:
-    """Of a run that goes to the stack's server, and gives up soon."""
-    told = client_environment(stack.stack, stack.environment)
+    """Of a run that has to go to the stack's server, and gives up soon."""
+    told = client_environment(stack.stack, stack.environment) | stack.stack.client
     del told["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"]  # a worker's
     return {k: v for k, v in told.items() if not k.startswith("MNIST_")} | {
         "PREFECT_CLIENT_MAX_RETRIES": "1"

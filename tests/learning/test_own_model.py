@@ -388,7 +388,7 @@ def test_edited_own_model_is_trained_and_evaluated_again(
     edited = run_flow(own)
     assert ["fetch", "train", "evaluate", "illustrate", "publish"] == edited.computed
     assert "input: nets.py:tiny changed" == edited.heard["train"].why
-    assert "input: model, tiny changed" == edited.heard["evaluate"].why
+    assert "input: model, nets.py:tiny changed" == edited.heard["evaluate"].why
     assert first.summary.weights_sha256 != edited.summary.weights_sha256
 
 

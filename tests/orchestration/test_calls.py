@@ -20,7 +20,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.futures import wait
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.cache.blobs import Store, sha256_of_file
@@ -122,6 +122,7 @@ def test_calls_in_other_processes_do_all_of_this(tmp_path: Path) -> None:
         env={
             **os.environ,
             "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+            "PREFECT_API_AUTH_STRING": str(PREFECT_API_AUTH_STRING.value()),
             "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
         },
         cwd=ROOT,
