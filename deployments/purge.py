@@ -112,7 +112,7 @@ def left() -> list[Left]:
 def stays() -> Iterator[tuple[str, str]]:
     """What is not deleted, and why: where it is, what it is."""
     with suppress(OSError, PipelineError):
-        url = read_variables(stack_folder() / SERVER_FILE)[DATABASE]
+        url = read_variables(stack_folder() / SERVER_FILE).get(DATABASE, "sqlite://")
         if database.kind(url) == "postgresql":
             yield database.place(url), "remove it with PostgreSQL's dropdb"
         elif not (path := database.sqlite_file(url)).is_relative_to(stack_folder()):
