@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from deployments import commands
 from deployments.commands import (
@@ -26,9 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
-    command = COMMANDS[parser.parse_args(arguments).command]
+    parser.add_argument("kinds", nargs="*", help="of workers, for `deploy`: docker, kubernetes")
+    given = parser.parse_args(arguments)
+    if given.kinds and given.command != "deploy":
+        parser.error(f"{given.command} takes nothing else")
     try:
-        return command()
+        return COMMANDS[given.command](*given.kinds)
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
         return 1
@@ -48,6 +51,10 @@ def _ui() -> int:
     from deployments.ui import show_ui
 
     return show_ui(open_stack())
+
+
+def _deploy(*kinds: str) -> int:
+    return _become((*commands.DEPLOY, *kinds), client_environment(open_stack()))
 
 
 def _doctor() -> int:
@@ -74,10 +81,10 @@ def _become(arguments: tuple[str, ...], environment: dict[str, str]) -> int:
     os.execve(program[0], program, environment)  # noqa: S606 - no shell
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., int]] = {
     "ui": _ui,
     "server": _server,
-    "deploy": lambda: _become(commands.DEPLOY, client_environment(open_stack())),
+    "deploy": _deploy,
     "worker": lambda: _become(commands.WORKER, client_environment(open_stack())),
     "doctor": _doctor,
     "compose-secrets": _compose_secrets,

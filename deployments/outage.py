@@ -1,0 +1,65 @@
+"""What a worker does while its server is away: it waits, and says so once.
+
+    02:14:07.113 | WARNING | prefect.worker - The server does not answer (ConnectError: …). …
+    02:16:40.871 | WARNING | prefect.worker - The server answers again.
+
+Prefect's loops print the tracebacks of three failures at a time, and end after some minutes: the
+worker, or, without it, the cancelling of its runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+from prefect._internal import observers
+from prefect.logging import get_logger
+from prefect.utilities.math import clamped_poisson_interval
+from prefect.workers import base
+
+from tasks.server.configured import health_problem
+
+WATCH_SECONDS = 5.0
+MISSES = 2  # one can be chance
+
+
+def be_patient() -> None:
+    """Let the loops of this process's workers outlast an outage of any length."""
+    for module in (base, observers):
+        vars(module)["critical_service_loop"] = patient_loop
+    # What it says when its websocket is closed; from then on it asks every ten seconds.
+    logging.getLogger("prefect.FlowRunCancellingObserver").setLevel(logging.ERROR)
+
+
+async def patient_loop(
+    workload: Callable[[], Awaitable[object]],
+    interval: float,
+    jitter_range: float = 0.3,
+    **_: Any,
+) -> None:
+    """Do something every few seconds; in place of a loop of Prefect's, with its parameters."""
+    while True:
+        try:
+            await workload()
+        except httpx.TransportError:
+            pass  # `watch_server` says it
+        except httpx.HTTPStatusError as error:
+            if not error.response.is_server_error:
+                raise
+        await asyncio.sleep(clamped_poisson_interval(interval, jitter_range))
+
+
+async def watch_server(url: str) -> None:
+    """Say when the server goes and when it is back, a line each."""
+    logger, misses = get_logger("worker"), 0
+    while True:
+        problem = await asyncio.to_thread(health_problem, url)
+        if misses >= MISSES and not problem:
+            logger.warning("The server answers again.")
+        misses = misses + 1 if problem else 0
+        if misses == MISSES:
+            logger.warning("The server does not answer (%s). Worker and runs wait for it.", problem)
+        await asyncio.sleep(WATCH_SECONDS)
