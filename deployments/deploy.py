@@ -99,7 +99,8 @@ def reason(stdout: str, stderr: str) -> str:
     if answer := re.search(r"Response: \{'detail': (['\"])(.*)\1\}", text):
         text = answer[2]
     text = re.sub(r"For (further|more) information \S+ \S+", "", text)
-    return f"{announced[-1]}: " * bool(announced) + " ".join(text.split()).rstrip(".")
+    said = " ".join(text.split()).rstrip(".")
+    return f"{announced[-1]}: {said}" if announced else said
 
 
 if __name__ == "__main__":
