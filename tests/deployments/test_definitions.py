@@ -67,25 +67,19 @@ ONE_OF = "Exactly one of 'cron', 'interval', or 'rrule' must be provided"
         (at(cron="nightly"), 'daily.schedules[0].cron: Invalid cron string: "nightly"'),
         (
             at(cron="0 3 * * *", timezone="Europe/Berln"),
-            (
-                'daily.schedules[0].timezone: Invalid timezone: "Europe/Berln" (specify in IANA tzdata '
-                "format, for example, America/New_York)"
-            ),
+            'daily.schedules[0].timezone: Invalid timezone: "Europe/Berln" (specify in IANA',
         ),
         (at(cron="0 3 * * *", interval=60), f"daily.schedules[0]: {ONE_OF}"),
         (at(), f"daily.schedules[0]: {ONE_OF}"),
         (at(interval=-5), "daily.schedules[0].interval: Input should be greater than 0 seconds"),
         (
             at(rrule="FREQ=NEVER"),
-            """daily.schedules[0].rrule: Invalid RRule string "FREQ=NEVER": invalid 'FREQ': NEVER""",
+            'daily.schedules[0].rrule: Invalid RRule string "FREQ=NEVER": invalid ',
         ),
         (at(cron="0 3 * * *", zone="UTC"), "daily.schedules[0].zone: there is no such key"),
         (
             at(cron="0 3 * * *", parameters={"settings": {"epochs": 0}}),
-            (
-                "daily.schedules[0].parameters.settings.epochs: Input should be greater than or equal "
-                "to 1"
-            ),
+            "daily.schedules[0].parameters.settings.epochs: Input should be greater than or equal",
         ),
         (told(epohcs=3), "daily.parameters.settings.epohcs: there is no such key"),
         (
@@ -98,10 +92,7 @@ ONE_OF = "Exactly one of 'cron', 'interval', or 'rrule' must be provided"
         ),
         (
             told(severity={"duplicates": "fatal"}),
-            (
-                "daily.parameters.settings.severity.duplicates: Input should be 'error', 'warning' or "
-                "'off'"
-            ),
+            "daily.parameters.settings.severity.duplicates: Input should be 'error', 'warning'",
         ),
         (daily(parameters={"setings": {}}), "daily.parameters.setings: there is no such key"),
         (daily(schedulles=[]), "daily.schedulles: there is no such key"),
