@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps
+NAMED_FILE = "$(or $(FILE),$(error Name the file, as in make $@ FILE=mnist.tar.gz))"
 CHECKED := flows tasks deployments tests
 # A file's tests stay together: they share what its fixtures made.
 IN_TWO := -n 2 --dist loadfile
@@ -17,7 +18,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := 0
 
 .DEFAULT_GOAL := help
 # The stack, see deployments/README.md; its secrets are made when it is first used.
-.PHONY: server deploy worker doctor compose-secrets
+.PHONY: ui server deploy worker doctor smoke backup restore purge compose-secrets
 .PHONY: help run test test-process test-stack test-slow test-all test-pythons check format bench cases seeds recipes screenshots lock clean
 
 help: ## list the targets
@@ -40,6 +41,18 @@ worker: $(VENV)/.base ## start a worker that runs what is scheduled
 
 doctor: $(VENV)/.base ## say what is set up and reachable, what is wrong, and what to do
 	@$(BIN)/python -m deployments doctor
+
+smoke: $(VENV)/.base ## train one epoch through server and worker, to see that everything works
+	@$(BIN)/python -m deployments smoke
+
+backup: $(VENV)/.base ## keep secrets, database and models, as in make backup FILE=mnist.tar.gz
+	@$(BIN)/python -m deployments backup $(NAMED_FILE)
+
+restore: $(VENV)/.base ## make this machine what a backup holds; REPLACE=1 moves aside what is there
+	@$(BIN)/python -m deployments restore $(if $(REPLACE),--replace) $(NAMED_FILE)
+
+purge: $(VENV)/.base ## list every folder left on this machine, and delete them; YES=1 does not ask
+	@$(BIN)/python -m deployments purge $(if $(YES),--yes)
 
 compose-secrets: $(VENV)/.base ## make the secrets that deployments/compose.yaml needs
 	@$(BIN)/python -m deployments compose-secrets
@@ -74,6 +87,9 @@ format: $(VENV)/.dev ## format the code and fix what the linter can
 
 bench: $(VENV)/.dev ## measure speed and memory beside their references
 	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+
+load: $(VENV)/.dev ## what a server loses under load, ours and Prefect's own (twenty minutes)
+	@$(BIN)/python tests/benchmarks/server_load.py $(ARGS)
 
 cases: $(VENV)/.dev ## what runs again after a change or damage, beside the obvious Prefect flow
 	@$(BIN)/python tests/benchmarks/cases.py

@@ -6,6 +6,7 @@ The compose file reads the same files in `environment/`.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,13 @@ def client_environment(stack: Stack, environment: Mapping[str, str] = os.environ
 def command(arguments: tuple[str, ...]) -> list[str]:
     """A command with the Prefect that belongs to this Python."""
     return [str(Path(sys.executable).with_name(arguments[0])), *arguments[1:]]
+
+
+def by_hand(arguments: str) -> str:
+    """A command of Prefect's as it is typed in the repository's root, for the server in use."""
+    home = os.environ.get("PREFECT_HOME")
+    profile = f"PREFECT_HOME={shlex.quote(home)} " if home else ""
+    return f"`{profile}.venv/bin/prefect {arguments}`"
 
 
 def make_compose_secrets(path: Path) -> bool:

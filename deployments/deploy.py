@@ -20,7 +20,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations
-from deployments.commands import PREFECT_FILE, ROOT, command
+from deployments.commands import PREFECT_FILE, ROOT, by_hand, command
 from deployments.definitions import read_deployments
 from deployments.pools import ON_REQUEST, POOLS, make_pool, present_kinds
 from tasks.errors import PipelineError
@@ -71,16 +71,16 @@ def deployment_names(kinds: Collection[str]) -> list[str]:
 def deploy_file(names: Collection[str], path: str = PREFECT_FILE) -> None:
     """Register deployments of a file. Raises PipelineError with what Prefect says."""
     named = [part for name in names for part in ("--name", name)]
-    arguments = ("prefect", "--no-prompt", "deploy", "--prefect-file", path, *named)
+    arguments = ("--no-prompt", "deploy", "--prefect-file", path, *named)
     silent: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    unwrapped = {**os.environ, "COLUMNS": "10000"}
-    done = subprocess.run(command(arguments), cwd=ROOT, env=unwrapped, check=False, **silent)
+    silent["env"] = {**os.environ, "COLUMNS": "10000"}  # so that no line is wrapped
+    done = subprocess.run(command(("prefect", *arguments)), cwd=ROOT, check=False, **silent)
     if done.returncode:
         raise PipelineError(
             "Prefect must accept each deployment.",
             received=reason(done.stdout, done.stderr),
             where=path,
-            advice=f"Correct it, or run `{' '.join(arguments)}` to see all that it says.",
+            advice=f"Correct it, or run {by_hand(' '.join(arguments))} to see all that it says.",
         )
 
 

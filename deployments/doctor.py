@@ -29,10 +29,10 @@ from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus, WorkPo
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations
-from deployments.commands import POOL, PREFECT_FILE
+from deployments.commands import POOL, PREFECT_FILE, by_hand
 from deployments.definitions import read_deployments
 from deployments.pools import POOLS, present_kinds
 from deployments.recovery import BACK_LINK, TAG
@@ -134,7 +134,7 @@ def store(settings: RunSettings) -> Iterator[Finding]:
         if not os.access(existing, os.W_OK):
             yield wrong(about, f"{text}: not writable. Run `ls -ld {existing}`.")
         elif free < FEW_BYTES:
-            yield wrong(about, f"{text}. Run `mnist-cache prune --max-size 2GB`.")
+            yield wrong(about, f"{text}. Run `.venv/bin/mnist-cache prune --max-size 2GB`.")
         else:
             yield ok(about, text)
 
@@ -288,11 +288,8 @@ def dead(crashed: Iterable[FlowRun]) -> Iterator[Finding]:
             yield note("dead runs", f"{run.name} ({run.id}) {what}")
         else:
             what = "has died and was not started again. If it is not about to be, run"
-            again = (
-                f"PREFECT_HOME={PREFECT_HOME.value()} .venv/bin/prefect deployment run "
-                f"{automations.RECOVERY} --param flow_run_id={run.id}"
-            )
-            yield wrong("dead runs", f"{run.name} {what} `{again}`.")
+            again = f"deployment run {automations.RECOVERY} --param flow_run_id={run.id}"
+            yield wrong("dead runs", f"{run.name} {what} {by_hand(again)}.")
     if not left:
         yield ok("dead runs", f"{len(troubled)} in the last week, each started again")
 

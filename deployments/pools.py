@@ -13,7 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
 
-from deployments.commands import POOL, ROOT
+from deployments.commands import POOL, ROOT, by_hand
 from tasks.errors import PipelineError
 
 # What a worker of each type makes of a run, as Prefect has it. A server would look for a newer
@@ -55,7 +55,7 @@ def make_pool(client: SyncPrefectClient, name: str, kind: str) -> Iterator[str]:
             f"The work pool {name} must be of the type {kind}.",
             received=pool.type,
             where=str(client.api_url),
-            advice=f"Remove it with `prefect work-pool delete {name}`, and deploy again.",
+            advice=f"Remove it with {by_hand(f'work-pool delete {name}')}, and deploy again.",
         )
     if kind == "kubernetes" and pool.base_job_template != template:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))

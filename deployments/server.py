@@ -1,4 +1,6 @@
-"""`python -m deployments.server`: Prefect's server, its services and its UI in one process.
+"""`python -m deployments.server`: Prefect's server, its UI and its services in one process.
+
+With `--no-services`, these run elsewhere, and the settings alone say what it is to do.
 
 Three things differ from `prefect server start`. With SQLite, transactions take turns (see
 tasks/server/sqlite.py). The UI sends whoever is not logged in to `pages/log-in.html`, where Prefect
@@ -11,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import prefect
@@ -31,22 +34,23 @@ PAGES = Path(__file__).with_name("pages")
 GATE = '<script src="/log-in.js"></script>'
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Serve until a signal comes; returns the exit status."""
+    alone = arguments == ["--no-services"]
     try:
-        with open_stack().serving():
-            serve()
+        with nullcontext() if alone else open_stack().serving():
+            serve(webserver_only=alone)
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def serve() -> None:
+def serve(*, webserver_only: bool) -> None:
     """Serve as Prefect's settings say."""
     sqlite.take_turns()
     prefect.__ui_v2_static_path__ = Path(os.devnull) / "not here"
-    app = create_app(final=True)
+    app = create_app(final=True, webserver_only=webserver_only)
     gate_pages(Path(PREFECT_SERVER_UI_STATIC_DIRECTORY.value()) / "v1")
     host, port = PREFECT_SERVER_API_HOST.value(), PREFECT_SERVER_API_PORT.value()
     level = PREFECT_SERVER_LOGGING_LEVEL.value().lower()
@@ -63,4 +67,4 @@ def gate_pages(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

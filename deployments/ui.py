@@ -59,8 +59,7 @@ def one_time_link(stack: Stack) -> Iterator[tuple[str, Event]]:
     """A link that logs one browser in, and whether it has."""
     path, used = f"/{secrets.token_urlsafe(24)}", Event()
     password = base64.b64encode(stack.server[AUTH].encode()).decode()
-    pages = stack.ui_api_url.removesuffix("/api")
-    target = f"{pages}/log-in.html#{urlencode({'password': password})}"
+    target = f"{stack.pages}/log-in.html#{urlencode({'password': password})}"
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -100,7 +99,7 @@ def _wait_until_ready(stack: Stack, server: subprocess.Popen[bytes] | None = Non
 
 def _show(stack: Stack, link: str) -> None:
     """Open the link where there is a screen; otherwise, and anyway, print it."""
-    print(f"UI        {stack.ui_api_url.removesuffix('/api')}")
+    print(f"UI        {stack.pages}")
     print(f"log in    {link}")
     print("          works once, on this machine. From elsewhere, use the value of")
     print(f"          {AUTH} in {stack.folder / SERVER_FILE}", flush=True)

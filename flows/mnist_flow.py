@@ -3,23 +3,24 @@
 python flows/mnist_flow.py --help
 """
 
+import sys
+from pathlib import Path
+
 if __name__ == "__main__":
+    # Before any other `tasks` or `flows` that PYTHONPATH may name.
+    sys.path[0] = str(Path(__file__).parents[1])
     # First of all: the run's own Prefect server boots while the imports below take place.
     from tasks.terminal.session import Session
 
     session = Session()
 
-import sys
-
-from prefect import flow
 from prefect.runtime import flow_run
 
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
 from tasks.illustrate import illustrate, illustrate_data
 from tasks.load import load
-from tasks.orchestration.events import explain
-from tasks.orchestration.run import healing, stored_run
+from tasks.orchestration.run import pipeline, stored_run
 from tasks.preprocess import preprocess
 from tasks.publish import publish, refusal_reported
 from tasks.records import RunSummary
@@ -39,14 +40,7 @@ def run_name() -> str:
     )
 
 
-@flow(
-    name="mnist",
-    flow_run_name=run_name,
-    persist_result=False,
-    on_failure=[explain],
-    on_crashed=[explain],
-)
-@healing
+@pipeline(name="mnist", run_name=run_name)
 def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     """Train and evaluate a classifier on an image dataset, and record how well it does.
 

@@ -3,7 +3,9 @@
 import os
 from threading import RLock
 
-# Read by TensorFlow and Keras when they are first imported.
+# Read by Prefect, TensorFlow and Keras when they are first imported.
+os.environ.setdefault("DO_NOT_TRACK", "1")  # no telemetry
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up chatter from C++
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer is written for no other
 

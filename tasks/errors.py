@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 class PipelineError(Exception):
     """Base of every error that this project raises on purpose.
 
-    Args:
-        rule: the rule that was broken, one sentence with its full stop.
-        received: what was found instead; of a list, its items.
-        where: the file, array or setting it was found in.
-        advice: what to do next, one sentence with its full stop.
+    `rule` and `advice` are sentences with their full stops. `received` is what was found instead
+    (of a list, its items), `where` the file, array or setting that it was found in.
     """
 
     def __init__(
@@ -45,12 +42,9 @@ class DatasetError(PipelineError):
 
 
 class ValidationFailedError(PipelineError):
-    """The data breaks its contract; the message lists every failed check.
+    """The data breaks its contract; the message lists every failed check."""
 
-    `report` has every check of `dataset`, if one was checked.
-    """
-
-    report: ValidationReport | None = None
+    report: ValidationReport | None = None  # every check of `dataset`, if one was checked
     dataset: DatasetRef | None = None
 
 

@@ -17,8 +17,6 @@ def evaluate(
 ) -> Metrics:
     """Score a model on every test image.
 
-    Loss, accuracy, confusion, figures per class, calibration, and the most confident mistakes.
-
     Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32. `network`
     says which code the model consists of, if it is the user's own. `threads` decide the last bits.
     """

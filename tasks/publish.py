@@ -53,7 +53,7 @@ def publish(
     Raises AccuracyTooLowError below the settings' minimum; the record is still written.
     """
     root, own = settings.model_root, plan.model
-    called = f"{own.path.name}:{own.name}" if isinstance(own, OwnModel) else own
+    called = f"{own.file}:{own.name}" if isinstance(own, OwnModel) else own
     earlier = earlier_accuracies(root, raw.name, called)
     drawn = of_data.drawn | of_model.drawn
     pictures = {name: store.require(ref).read_bytes() for name, ref in drawn.items()}
@@ -102,14 +102,9 @@ def refusal_reported(settings: RunSettings, plan: TrainingPlan, store: Store) ->
 
             arrays = {name: store.open_array(getattr(error.dataset, name)) for name in ARRAY_NAMES}
             sheet = offender_sheet(error.report.checks, arrays)
-            report = _report(
-                store,
-                settings=settings,
-                plan=plan,
-                dataset=error.dataset,
-                validation=error.report,
-                pictures={"sheet": sheet} if sheet else {},
-            )
+            pictures = {"sheet": sheet} if sheet else {}
+            checked = {"dataset": error.dataset, "validation": error.report}
+            report = _report(store, settings=settings, plan=plan, **checked, pictures=pictures)
             get_run_logger().info("report: %s", _written_report(report))
             tell_failed_validation(error.dataset.name, report.validation_summary)
             publish_validation(report)

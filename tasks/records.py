@@ -76,14 +76,10 @@ class SourceFile(Record):
 
 
 class DatasetSource(Record):
-    """A dataset that was found, not yet read.
+    """A dataset that was found, not yet read."""
 
-    `name` is for people and for artifact keys: lower-case letters, digits and dashes. `kind` is
-    one of FORMATS in tasks/sources/catalogue.py.
-    """
-
-    name: str
-    kind: str
+    name: str  # for people and artifact keys: lower-case letters, digits and dashes
+    kind: str  # one of FORMATS in tasks/sources/catalogue.py
     files: tuple[SourceFile, ...]
 
 
@@ -120,11 +116,7 @@ CheckName = Literal[
 
 
 class CheckResult(Record):
-    """The outcome of one validation check.
-
-    `received`: what was found instead, or why the check was skipped. `rows`: the numbers of the
-    first failing images; `failing` counts all of them.
-    """
+    """The outcome of one validation check."""
 
     tier: Tier
     name: str
@@ -132,9 +124,9 @@ class CheckResult(Record):
     rule: str
     severity: Severity
     outcome: Literal["passed", "failed", "skipped"]
-    received: str = ""
-    rows: tuple[int, ...] = ()
-    failing: int = 0
+    received: str = ""  # what was found instead, or why the check was skipped
+    rows: tuple[int, ...] = ()  # the numbers of the first failing images
+    failing: int = 0  # how many images fail
 
 
 class ValidationReport(Findings):
@@ -155,32 +147,23 @@ class Moments(Record):
 
 
 class Profile(Findings):
-    """What the images of a dataset usually are like; pixel values are 0 … 255.
-
-    `brightness` and `contrast`: of each image's mean and standard deviation. `pixels`: fractions
-    of all pixels in ten equal bins. `classes`: fractions of the images; `ink`: brightness, both
-    by class.
-    """
+    """What the images of a dataset usually are like; pixel values are 0 … 255."""
 
     name: str
     images: int
-    brightness: Moments
-    contrast: Moments
-    pixels: tuple[float, ...]
-    classes: tuple[float, ...]
-    ink: tuple[Moments, ...]
+    brightness: Moments  # of each image's mean
+    contrast: Moments  # of each image's standard deviation
+    pixels: tuple[float, ...]  # fractions of all pixels in ten equal bins
+    classes: tuple[float, ...]  # fractions of the images, by class
+    ink: tuple[Moments, ...]  # brightness, by class
 
 
 class ValidationRules(Record):
-    """What validation holds a dataset to, besides the structure of its arrays.
+    """What validation holds a dataset to, besides the structure of its arrays."""
 
-    `severity` is that of every CheckName. `max_psi` bounds population stability indices,
-    `max_effect` the size of standardised differences.
-    """
-
-    severity: dict[CheckName, ChosenSeverity]
-    max_psi: float
-    max_effect: float
+    severity: dict[CheckName, ChosenSeverity]  # of every CheckName
+    max_psi: float  # bounds population stability indices
+    max_effect: float  # bounds the size of standardised differences
     profile: Profile | None
 
 
@@ -190,9 +173,10 @@ ScheduleName = Literal["constant", "one-cycle"]
 
 
 class OwnModel(Record):
-    """A function of the user's that builds a Keras model: its name, and its code's digest."""
+    """A function of the user's that builds a Keras model, its file's name, its code's digest."""
 
     name: str
+    file: str
     sha256: Sha256
     path: Path = Field(exclude=True)
 
@@ -206,21 +190,28 @@ Network = ModelName | OwnModel
 
 
 class Recipe(Record):
-    """How one model is trained. Here alone stand the bounds of these values and their help."""
+    """How one model is trained. Here alone stand the bounds of these values and their help.
 
-    epochs: int = Field(ge=1, le=10_000, description="passes over the training images")
-    batch_size: int = Field(ge=1, le=1_000_000, description="images per optimizer step")
-    hidden_units: int = Field(ge=1, le=65_536, description="width of the hidden layer")
-    learning_rate: float = Field(gt=0, le=100, description="the optimizer's step size, or its peak")
-    optimizer: OptimizerName = Field(description="how the weights follow the gradients")
+    The defaults are the published experiment: Dense 64 ReLU, Dense 10 softmax, RMSprop.
+    """
+
+    epochs: int = Field(12, ge=1, le=10_000, description="passes over the training images")
+    batch_size: int = Field(100, ge=1, le=1_000_000, description="images per optimizer step")
+    hidden_units: int = Field(64, ge=1, le=65_536, description="width of the hidden layer")
+    learning_rate: float = Field(
+        0.001, gt=0, le=100, description="the optimizer's step size, or its peak"
+    )
+    optimizer: OptimizerName = Field("rmsprop", description="how the weights follow the gradients")
     schedule: ScheduleName = Field(
+        "constant",
         description="of the learning rate: constant, or one-cycle (up for three tenths of the "
-        "steps, then down to zero)"
+        "steps, then down to zero)",
     )
     label_smoothing: float = Field(
-        ge=0, lt=1, description="fraction of each label that is spread over all classes"
+        0.0, ge=0, lt=1, description="fraction of each label that is spread over all classes"
     )
     shift_pixels: int = Field(
+        0,
         ge=0,
         le=64,
         title="Shift",
@@ -234,13 +225,10 @@ class TrainingPlan(Recipe):
 
     model: Network
     seed: int = Field(
-        default=0,
-        ge=0,
-        le=2**32 - 1,
-        description="decides the initial weights and the order of the images",
+        0, ge=0, le=2**32 - 1, description="decides the initial weights and the order of the images"
     )
     threads: int = Field(
-        default=2,
+        2,
         ge=1,
         le=1024,
         description="threads that compute in TensorFlow; part of what decides the last bits",
@@ -260,13 +248,9 @@ class EpochMetrics(Record):
 
 
 class ModelRef(Findings):
-    """A trained model. `weights_sha256` is its identity, over its configuration and weights.
+    """A trained model. `weights_sha256` is its identity, over its configuration and weights."""
 
-    The saved file does not count, two of which differ by their date; the history does, for a
-    report shows it.
-    """
-
-    uncounted = {"keras_file"}
+    uncounted = {"keras_file"}  # two saved files differ by their date
 
     keras_file: BlobRef
     weights_sha256: Sha256
@@ -302,24 +286,18 @@ class Mistake(Record):
 
 
 class Metrics(Findings):
-    """The evaluation on every test image.
-
-    `accuracy_interval`: Wilson's, 95 %. `confusion[i][j]` counts the images of class i that were
-    taken for class j. `calibration_error`: expected calibration error over the non-empty
-    `reliability` bins. `mistakes`: the most confident ones first, at most 25. `probabilities` is
-    (image, class) float32.
-    """
+    """The evaluation on every test image."""
 
     accuracy_fraction: float
-    accuracy_interval: tuple[float, float]
+    accuracy_interval: tuple[float, float]  # Wilson's, 95 %
     loss: float
     images: int
     per_class: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    calibration_error: float
+    confusion: tuple[tuple[int, ...], ...]  # [i][j]: images of class i that were taken for class j
+    calibration_error: float  # expected calibration error over the non-empty bins
     reliability: tuple[ConfidenceBin, ...]
-    mistakes: tuple[Mistake, ...]
-    probabilities: ArrayRef
+    mistakes: tuple[Mistake, ...]  # the most confident ones first, at most 25
+    probabilities: ArrayRef  # (image, class) float32
 
 
 class Suspect(Record):

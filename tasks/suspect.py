@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -17,13 +15,8 @@ from tasks.orchestration.account import listener
 from tasks.orchestration.stage import stage
 from tasks.records import DatasetRef, Suspect, Suspects, TrainingPlan
 
-if TYPE_CHECKING:
-    from tasks.learning.backend import keras
-
 FOLDS = 3
 MOST_SUSPECTS = 100
-
-Rows = Int[np.ndarray, " row"]
 
 
 @stage()
@@ -34,10 +27,8 @@ def suspect(ready: DatasetRef, plan: TrainingPlan, store: Store) -> Suspects:
     Confident Learning: Estimating Uncertainty in Dataset Labels, J. Artif. Intell. Res. 70
     (2021). The image whose label got the lowest probability comes first.
 
-    Reads x_train (image, pixel) float32 in [0, 1] and y_train (image, class) float32.
-
-    Raises:
-        ModelError: no class has an image for each fold.
+    Reads x_train (image, pixel) float32 in [0, 1] and y_train (image, class) float32. Raises
+    ModelError if no class has an image for each fold.
     """
     with IMPORTS:
         from cleanlab.filter import find_label_issues
@@ -68,8 +59,8 @@ def out_of_fold_probabilities(
     with IMPORTS:
         from sklearn.model_selection import StratifiedKFold
 
-    with IMPORTS:
-        from tasks.learning.training import predict
+        from tasks.learning.network import build_model
+        from tasks.learning.training import fit, predict
 
     if np.bincount(labels).max() < FOLDS:
         raise ModelError(
@@ -78,6 +69,7 @@ def out_of_fold_probabilities(
             where=ready.name,
             advice="Leave it out.",
         )
+    images, one_hot = store.open_array(ready.x_train), store.open_array(ready.y_train)
     probabilities = np.empty((len(labels), ready.classes), np.float32)
     with rare_classes_tolerated():
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=plan.seed)
@@ -87,8 +79,10 @@ def out_of_fold_probabilities(
         def show(epochs_done: float, done: int = number * plan.epochs) -> None:
             listener().trained(done + epochs_done, FOLDS * plan.epochs)
 
-        model = _trained_on(others, ready, plan, store, show)
-        probabilities[fold] = predict(model, store.open_array(ready.x_train), rows=fold)
+        model = build_model(plan, _part(ready, len(others)))
+        image_shape = (ready.height, ready.width)
+        fit(model, images, one_hot, plan, rows=others, image_shape=image_shape, on_part=show)
+        probabilities[fold] = predict(model, images, rows=fold)
     return probabilities
 
 
@@ -97,25 +91,7 @@ def rare_classes_tolerated() -> warnings.catch_warnings[None]:
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
-def _trained_on(
-    others: Rows, ready: DatasetRef, plan: TrainingPlan, store: Store, show: Callable[[float], None]
-) -> keras.Model:
-    with IMPORTS:
-        from tasks.learning.network import build_model
-        from tasks.learning.training import EpochListener, fit
-
-    part = ready.x_train.model_copy(update={"shape": (len(others), *ready.x_train.shape[1:])})
-    model = build_model(plan, ready.model_copy(update={"x_train": part}))
-    fit(
-        model,
-        store.open_array(ready.x_train),
-        store.open_array(ready.y_train),
-        epochs=plan.epochs,
-        batch_size=plan.batch_size,
-        seed=plan.seed,
-        rows=others,
-        image_shape=(ready.height, ready.width),
-        shift_pixels=plan.shift_pixels,
-        callbacks=[EpochListener(lambda *_: None, show)],
-    )
-    return model
+def _part(ready: DatasetRef, images: int) -> DatasetRef:
+    """Described as if it had so many training images: a schedule counts its steps by them."""
+    shape = (images, *ready.x_train.shape[1:])
+    return ready.model_copy(update={"x_train": ready.x_train.model_copy(update={"shape": shape})})

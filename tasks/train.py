@@ -22,14 +22,11 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
 
     Reads x_train (image, pixel) float32 in [0, 1] and y_train (image, class) float32. Leaves a
     checkpoint after each epoch; a training that was cut off goes on from there, to the same bits.
-
-    Raises:
-        ModelError: the network does not fit the images, the user's function does not give a
-            model, or the loss is no longer finite.
+    Raises ModelError as `build_model` does, and when the loss is no longer finite.
     """
     with IMPORTS:
         from tasks.learning.network import build_model, weights_digest
-        from tasks.learning.training import EpochListener, fit
+        from tasks.learning.training import epoch_listener, fit
 
     model = build_model(plan, ready)
     with resumable(model, plan, store) as training, live_progress(ready.name) as show:
@@ -46,12 +43,10 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
             model,
             store.open_array(ready.x_train),
             store.open_array(ready.y_train),
-            epochs=plan.epochs,
-            batch_size=plan.batch_size,
-            seed=plan.seed,
+            plan,
             image_shape=(ready.height, ready.width),
-            shift_pixels=plan.shift_pixels,
-            callbacks=[EpochListener(on_epoch, on_part)],
+            callbacks=[epoch_listener(on_epoch)],
+            on_part=on_part,
             initial_epoch=len(training.history),
         )
     with (

@@ -28,8 +28,7 @@ def validate(raw: DatasetRef, rules: ValidationRules, store: Store) -> Validatio
     except ValidationFailedError as error:
         error.report, error.dataset = report, raw
         raise
-    warnings = report.failed("warning")
-    for check in warnings:
+    for check in (warnings := report.failed("warning")):
         get_run_logger().warning("%s: %s. Received: %s", check.subject, check.rule, check.received)
     passed = sum(check.outcome == "passed" for check in report.checks)
     get_run_logger().info("%d checks passed, %d warnings", passed, len(warnings))

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from builders import Arrays, Run, place_idx, run_flow, settings_in, stripes
 from prefect.logging import disable_run_logger
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from programs import prepare_home
 
 from tasks.cache.blobs import Store
+from tasks.server.home import open_stack
 from tasks.server.own import OwnServer, without_heartbeats
 from tasks.settings import RunSettings
 
@@ -50,14 +51,11 @@ def default_threads() -> None:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Prefect server with a database of its own for the whole session."""
-    database = tmp_path_factory.mktemp("prefect") / "prefect.db"
-    with pytest.MonkeyPatch.context() as environment:
-        url = f"sqlite+aiosqlite:///{database}"
-        environment.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", url)
-        server = OwnServer()
+    server = OwnServer(open_stack(tmp_path_factory.mktemp("prefect"), {}))
     try:
         server.wait_until_ready()
-        with without_heartbeats(), temporary_settings({PREFECT_API_URL: server.url}):
+        login = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.login}
+        with without_heartbeats(), temporary_settings(login):
             yield
     finally:
         server.stop()

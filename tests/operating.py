@@ -39,10 +39,10 @@ from programs import (
 )
 
 from deployments.commands import command
-from tasks.server.home import AUTH, Stack, new_password, open_stack, stack_folder
 from tasks.cache.blobs import Store
 from tasks.cache.entries import Entries
 from tasks.records import ModelRef
+from tasks.server.home import AUTH, Stack, new_password, open_stack, stack_folder
 
 POSTGRES_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 START_SECONDS = 300.0
@@ -115,6 +115,8 @@ class Operated:
             **environment_in(self.folder / "elsewhere"),
             **SOON,
             "PIPELINE_STACK_DIR": str(self.folder / "stack"),
+            "XDG_CACHE_HOME": str(self.folder / "home" / "cache"),
+            "XDG_DATA_HOME": str(self.folder / "home" / "data"),
             "PREFECT_SERVER_API_PORT": str(free_port()),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database,
             "PREFECT_WORKER_WEBSERVER_PORT": str(free_port()),

@@ -64,6 +64,14 @@ def errors_named(path: Path, option: str = "--cache-dir") -> Iterator[None]:
         ) from error
 
 
+def try_folder(folder: Path, option: str) -> None:
+    """Make a file for a moment in a folder, or where the folder will be made. Raises StoreError."""
+    with errors_named(folder, option):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        with NewFile(there, option) as file:
+            file.write(b"room")
+
+
 class NewFile:
     """A file under a temporary name that gets its real name when it is complete.
 

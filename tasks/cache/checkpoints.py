@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tasks.cache.blobs import PARTIAL, NewFile, Store, errors_named, regular_files
+from tasks.cache.blobs import COPY_BYTES, PARTIAL, NewFile, Store, errors_named, regular_files
 from tasks.cache.entries import KEY
 from tasks.records import EpochMetrics, Record, Sha256
 
@@ -29,7 +29,6 @@ KEPT = 2
 NAME = re.compile("[0-9]{6}")
 OURS = re.compile(rf"[0-9]{{6}}|.*{re.escape(PARTIAL)}")  # a killed run leaves an unfinished one
 DIGEST_BYTES = 64
-READ_BYTES = 1 << 20
 
 
 class Progress(Record):
@@ -155,7 +154,7 @@ def _name(history: Sequence[EpochMetrics]) -> str:
 def _require_intact(file: BinaryIO) -> None:
     """Raise ValueError unless the file ends in the digest of what is before; then rewind."""
     digest, tail = hashlib.sha256(), b""
-    while chunk := file.read(READ_BYTES):
+    while chunk := file.read(COPY_BYTES):
         tail += chunk
         digest.update(tail[:-DIGEST_BYTES])
         tail = tail[-DIGEST_BYTES:]

@@ -125,11 +125,12 @@ def what_changed(old: Ingredients, new: Ingredients) -> str:
     before, after = _leaves(old.inputs), _leaves(new.inputs)
     inputs, code, libraries = _differences(old, new)
     named = Counter(path[-1] for path in inputs)
-    contents, reasons = [], []
+    contents, reasons = list[str](), list[str]()
     for path in inputs:
         values = before.get(path), after.get(path)
-        if any(isinstance(value, _Digest) for value in values):
-            contents.append(path[-1])
+        names = {value.name for value in values if isinstance(value, _Content)}
+        if names and (None in values or len(names) == 1 == len({*map(type, values)})):
+            contents += names
         else:
             name = path[-1] if named[path[-1]] == 1 else ".".join(path)
             reasons.append(f"{name.replace('_', ' ')} {_shown(values[0])} → {_shown(values[1])}")
@@ -149,10 +150,11 @@ def how_different(old: Ingredients, new: Ingredients) -> int:
     return sum(map(len, _differences(old, new)))
 
 
-class _Digest(str):
-    """The digest of a content, which tells a person nothing."""
+class _Content(NamedTuple):
+    """What a file or array is called, and its digest, which tells a person nothing."""
 
-    __slots__ = ()
+    name: str
+    sha256: str
 
 
 def _differences(old: Ingredients, new: Ingredients) -> Iterator[list[Any]]:
@@ -167,9 +169,13 @@ def _differing(old: dict[Any, Any], new: dict[Any, Any]) -> list[Any]:
 
 
 def _leaves(value: Any, *path: str) -> dict[tuple[str, ...], Any]:
-    """Every plain value by the names that lead to it; of a file or array, its digest."""
+    """Every plain value by the names that lead to it."""
     if isinstance(value, dict) and "sha256" in value:
-        return {(*path[:-1], value.get("name", path[-1])): _Digest(value["sha256"])}
+        name = value.get("name", path[-1])
+        name = f"{value['file']}:{name}" if "file" in value else name
+        return {
+            (*path[:-1], name if path[-1].isdigit() else path[-1]): _Content(name, value["sha256"])
+        }
     if isinstance(value, list) and any(isinstance(member, dict | list) for member in value):
         value = {str(number): member for number, member in enumerate(value)}
     if not isinstance(value, dict):
@@ -183,6 +189,8 @@ def _leaves(value: Any, *path: str) -> dict[tuple[str, ...], Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
+    if isinstance(value, _Content):
+        return value.name
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

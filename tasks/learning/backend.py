@@ -34,16 +34,12 @@ def native_stderr_held_back() -> Iterator[None]:
     ):
         assert sh.stdin is not None, "it is a pipe"
         os.dup2(sh.stdin.fileno(), 2)
-        failed = False
         try:
             with redirect_stderr(stream):
                 yield
-        except Exception:
-            failed = True
-            raise
         finally:
             os.dup2(stream.fileno(), 2)
-            if not failed:
+            if not isinstance(sys.exception(), Exception):  # it has not failed
                 sh.kill()
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +23,6 @@ from tasks.learning.seeding import seeded
 from tasks.learning.training import input_shape
 from tasks.records import DatasetRef, Network, OwnModel, TrainingPlan
 
-OPTIMIZERS = {
-    "rmsprop": keras.optimizers.RMSprop,
-    "adam": keras.optimizers.Adam,
-    "sgd": keras.optimizers.SGD,
-}
 WARMUP_FRACTION, START_DIVISOR = 0.3, 25  # of the one-cycle schedule
 BATCH_MEMORY = 0.9  # Keras's 0.99 still holds the initial statistics after an epoch
 CNN_MIN_SIDE = 4  # two poolings by 2 must leave at least one pixel
@@ -39,10 +33,9 @@ def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
     """A new, compiled network with its initial weights drawn from the plan's seed.
 
     Input: (batch, pixel) float32 in [0, 1], or of a user's own model any shape of as many
-    values. Output: (batch, class) probabilities.
-
-    Raises ModelError if the images are smaller than the network can pool, if the user's function
-    does not give a model that fits, or as `use_threads` does.
+    values. Output: (batch, class) probabilities. Raises ModelError if the images are smaller
+    than the network can pool, if the user's function gives no model that fits, or as
+    `use_threads` does.
     """
     use_threads(plan.threads)
     with seeded(plan.seed):
@@ -97,8 +90,9 @@ def _network(name: str, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
 
 
 def _compile(model: keras.Model, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
+    config = {"learning_rate": _learning_rate(plan, dataset)}
     model.compile(
-        optimizer=OPTIMIZERS[plan.optimizer](learning_rate=_learning_rate(plan, dataset)),
+        optimizer=keras.optimizers.get({"class_name": plan.optimizer, "config": config}),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.label_smoothing),
         metrics=["accuracy"],
     )
@@ -127,23 +121,23 @@ def _own_model(own: OwnModel, plan: TrainingPlan, dataset: DatasetRef) -> keras.
     if not model.compiled:
         _compile(model, plan, dataset)
     labels = np.eye(len(images), dataset.classes, dtype=np.float32)
-    unfit = partial(ModelError, where=own.place)
     try:
         probabilities = np.asarray(model(images))
         figures = model.test_on_batch(images, labels, return_dict=True)
         json.dumps(model.get_config())
     except Exception as error:
         rule = "The model must take one-hot labels, and be one that Keras can save."
-        raise unfit(rule, received=f"{type(error).__name__}: {error}") from error
+        received = f"{type(error).__name__}: {error}"
+        raise ModelError(rule, received=received, where=own.place) from error
     sums = probabilities.sum(axis=-1)
     fits = probabilities.shape == labels.shape and probabilities.min() >= 0
     if not fits or not np.allclose(sums, 1, atol=1e-3):
         rule = f"The model must give {dataset.classes} probabilities, as a softmax does."
-        shape = probabilities.shape[1:]
-        raise unfit(rule, received=f"outputs of shape {shape} that sum to {sums.flat[0]:.3g}")
+        received = f"outputs of shape {probabilities.shape[1:]} that sum to {sums.flat[0]:.3g}"
+        raise ModelError(rule, received=received, where=own.place)
     if "accuracy" not in figures:
         rule = 'A model that comes compiled must have "accuracy" among its metrics.'
-        raise unfit(rule, received=", ".join(figures))
+        raise ModelError(rule, received=list(figures), where=own.place)
     return model
 
 

@@ -15,9 +15,10 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tasks.cache.keys import code_of_file
@@ -49,14 +50,14 @@ def find_own_model(text: str) -> OwnModel:
     if function not in names and "*" not in names:
         raise ModelError(f"The model's file must define {function}.", where=path)
     digest = hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()
-    return OwnModel(name=function, sha256=digest, path=path)
+    return OwnModel(name=function, file=path.name, sha256=digest, path=path)
 
 
 def call_own_model(own: OwnModel, **arguments: int) -> Any:
     """What the function returns, its file imported as it is now. Raises ModelError."""
     try:
         with _importing_from(own.path.parent):
-            result = _function(own)(**arguments)
+            result = getattr(_module(own.path), own.name)(**arguments)
     except (Exception, SystemExit) as error:
         rule = f"The function must build a model from {', '.join(arguments)}."
         received = f"{type(error).__name__}: {error}"
@@ -67,16 +68,14 @@ def call_own_model(own: OwnModel, **arguments: int) -> Any:
     return result
 
 
-def _function(own: OwnModel) -> Callable[..., Any]:
-    name = f"own_model_{own.path.stem}"  # stands in the model's configuration
-    spec = importlib.util.spec_from_file_location(name, own.path)
+def _module(path: Path) -> ModuleType:
+    name = f"own_model_{path.stem}"  # stands in the model's configuration
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a file named *.py has a loader"
     assert spec.loader is not None, "as above"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    function: Callable[..., Any] = getattr(module, own.name)
-    return function
+    return module
 
 
 @contextmanager
@@ -105,9 +104,8 @@ def _importing_from(folder: Path) -> Iterator[None]:
 def _defined(tree: ast.Module) -> Iterator[str]:
     """The names that a module may define, its functions' own ones among them."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
-        elif isinstance(node, ast.alias):
-            yield node.asname or node.name
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.alias(asname=str(name)):
+                yield name
+            case ast.alias(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                yield name

@@ -33,7 +33,6 @@ def score(probabilities: Probabilities, labels: Labels, stored: ArrayRef) -> Met
     right = int((predicted == labels).sum())
     of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     figures = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
-    confusion = confusion_matrix(labels, predicted, labels=classes)
     bins = reliability(probabilities, labels)
     return Metrics(
         accuracy_fraction=right / len(labels),
@@ -46,7 +45,7 @@ def score(probabilities: Probabilities, labels: Labels, stored: ArrayRef) -> Met
                 classes, *(column.tolist() for column in figures), strict=True
             )
         ),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confusion=confusion_matrix(labels, predicted, labels=classes).tolist(),
         calibration_error=calibration_error(bins),
         reliability=bins,
         mistakes=confident_mistakes(probabilities, labels),
@@ -57,10 +56,7 @@ def score(probabilities: Probabilities, labels: Labels, stored: ArrayRef) -> Met
 def wilson_interval(right: int, images: int, z: float = Z_95) -> tuple[float, float]:
     """The interval of accuracies that explain `right` of `images`, 95 % unless `z` says else.
 
-    With p = right / images and n = images:
-
-        (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
-
+    (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), of p = right / images and n = images:
     E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, J. Am.
     Stat. Assoc. 22 (1927). Unlike the textbook's p ± z·sqrt(p(1-p)/n), it holds near 0 and 1.
     """

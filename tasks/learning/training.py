@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 
 from tasks.learning.backend import keras, tf
-from tasks.records import EpochMetrics
+from tasks.records import EpochMetrics, TrainingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +55,13 @@ def fit(
     model: keras.Model,
     images: Images,
     labels: Labels,
+    plan: TrainingPlan,
     *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
     rows: Rows | None = None,
     image_shape: tuple[int, int] | None = None,
-    shift_pixels: int = 0,
     validation_data: HeldOut | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    on_part: Callable[[float], None] = lambda _: None,
     initial_epoch: int = 0,
 ) -> keras.callbacks.History:
     """Train a compiled model in place, as `keras.Model.fit` would; returns its history.
@@ -72,20 +70,12 @@ def fit(
     with the means over the images as they were met. A model that cannot be compiled, or a
     callback that wants to hear of batches, is left to Keras's own loop, over the same batches.
 
-    Args:
-        model: any loss, metrics and optimizer, whose learning rate may be a schedule. Takes
-            (batch, pixel) or any other shape of as many values.
-        images: in [0, 1]; may be memory-mapped, as the labels may.
-        labels: as the loss wants them.
-        epochs: the number of the last epoch.
-        batch_size: images per optimizer step.
-        seed: decides, with the epoch's number, the order of the images and their shifts.
-        rows: the numbers of the images to train on; all, unless given.
-        image_shape: rows and columns; needed for shifts.
-        shift_pixels: moves each image by up to as many pixels, down or up, left or right.
-        validation_data: images and labels as above, to evaluate after each epoch.
-        callbacks: Keras's own or others.
-        initial_epoch: epochs that are already done.
+    `model`: any loss, metrics and optimizer, whose learning rate may be a schedule; takes (batch,
+    pixel) or any other shape of as many values. `images` are in [0, 1] and may be memory-mapped,
+    as `labels` may. `plan`: epochs, batch size, seed and shifts; the rest of it is the model's.
+    `rows`: the numbers of the images to train on. `image_shape`: rows and columns, for shifts.
+    `validation_data` is evaluated after each epoch. `on_part` hears now and then how many epochs
+    are done, with a fraction of the current one. `initial_epoch`: epochs done earlier.
     """
     pixels = images.shape[1]
     shape, image_shape = input_shape(model, pixels), image_shape or (1, pixels)
@@ -93,17 +83,20 @@ def fit(
         held_out, truth = validation_data
         validation_data = held_out.reshape(len(held_out), *shape), truth
     rows = np.arange(len(images)) if rows is None else rows
-    tensors = _as_tensor(images), _as_tensor(labels)
-    batches = _Batches(*tensors, rows, batch_size, seed, shape, image_shape, shift_pixels)
-    program, reason = _compiled(model, callbacks, batches)
-    if program is not None:
-        return _fit(model, program, epochs, initial_epoch, callbacks, validation_data)
-    logger.warning("trained by Keras's own loop: %s", reason)
-    drawing = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: batches.draw(epoch))
+    batches = _Batches(_as_tensor(images), _as_tensor(labels), rows, plan, shape, image_shape)
+    program = _compiled(model, callbacks, batches)
+    epochs = range(initial_epoch, plan.epochs)
+    if not isinstance(program, str):
+        return _fit(model, program, epochs, callbacks, on_part, validation_data)
+    logger.warning("trained by Keras's own loop: %s", program)
+    drawing = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, _: batches.draw(epoch),
+        on_epoch_end=lambda epoch, _: on_part(epoch + 1.0),
+    )
     return model.fit(
         batches,
-        epochs=epochs,
-        initial_epoch=initial_epoch,
+        epochs=epochs.stop,
+        initial_epoch=epochs.start,
         callbacks=[drawing, *callbacks],
         validation_data=validation_data,
         validation_batch_size=EVALUATE_BATCH,
@@ -118,37 +111,28 @@ def state_of(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 
-class EpochListener(keras.callbacks.Callback):
-    """Tells of each epoch's number, from 1, and metrics; now and then, how many are done so far."""
+def epoch_listener(on_epoch: Callable[[int, EpochMetrics], None]) -> keras.callbacks.Callback:
+    """A callback that tells of each epoch's number, from 1, and metrics."""
 
-    def __init__(
-        self,
-        on_epoch: Callable[[int, EpochMetrics], None],
-        on_part: Callable[[float], None] = lambda _: None,
-    ) -> None:
-        super().__init__()
-        self._on_epoch, self.on_part = on_epoch, on_part
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Keras's part of it."""
-        assert logs is not None, "an epoch ends with its metrics"
-        self.on_part(float(epoch + 1))
+    def tell(epoch: int, logs: dict[str, float]) -> None:
         metrics = EpochMetrics(loss=logs["loss"], accuracy_fraction=logs["accuracy"])
-        self._on_epoch(epoch + 1, metrics)
+        on_epoch(epoch + 1, metrics)
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=tell)
 
 
 def predict(
-    model: keras.Model, images: Images, batch_size: int = EVALUATE_BATCH, rows: Rows | None = None
+    model: keras.Model, images: Images, rows: Rows | None = None
 ) -> Float32[np.ndarray, "row class"]:
     """Probabilities for every image, the last few included, or for the images of these numbers.
 
     Batches of large images are smaller, so that memory follows PREDICT_BYTES.
     """
     rows = np.arange(len(images)) if rows is None else rows
-    batch_size = max(1, min(batch_size, PREDICT_BYTES // images[0].nbytes))
+    size = max(1, min(EVALUATE_BATCH, PREDICT_BYTES // images[0].nbytes))
     shape = (-1, *input_shape(model, images.shape[1]))
-    starts = range(0, len(rows), batch_size)
-    batches = (images[rows[start : start + batch_size]].reshape(shape) for start in starts)
+    starts = range(0, len(rows), size)
+    batches = (images[rows[start : start + size]].reshape(shape) for start in starts)
     return np.concatenate([model.predict_on_batch(batch) for batch in batches])
 
 
@@ -163,23 +147,21 @@ def input_shape(model: keras.Model, pixels: int) -> tuple[int, ...]:
 def _fit(
     model: keras.Model,
     train_epoch: EpochProgram,
-    epochs: int,
-    initial_epoch: int,
+    epochs: range,
     callbacks: Sequence[keras.callbacks.Callback],
+    on_part: Callable[[float], None],
     validation_data: tuple[np.ndarray, np.ndarray] | None,
 ) -> keras.callbacks.History:
     heard = keras.callbacks.CallbackList(
-        list(callbacks), add_history=True, model=model, epochs=epochs, verbose=0
+        list(callbacks), add_history=True, model=model, epochs=epochs.stop, verbose=0
     )
-    listeners = [callback for callback in callbacks if isinstance(callback, EpochListener)]
     model.stop_training = False
     heard.on_train_begin()
-    for epoch in range(initial_epoch, epochs):
+    for epoch in epochs:
         heard.on_epoch_begin(epoch)
         model.reset_metrics()
         for done_fraction in train_epoch(epoch):
-            for listener in listeners:
-                listener.on_part(epoch + done_fraction)
+            on_part(epoch + done_fraction)
         logs = {name: float(value) for name, value in model.get_metrics_result().items()}
         if validation_data is not None:
             scores = model.evaluate(
@@ -203,15 +185,13 @@ class _Batches(keras.utils.PyDataset):
     images: tf.Tensor
     labels: tf.Tensor
     rows: Rows
-    batch_size: int
-    seed: int
+    plan: TrainingPlan
     input_shape: tuple[int, ...]
     image_shape: tuple[int, int]
-    shift_pixels: int
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.batch_size = min(self.batch_size, len(self.rows))
+        self.batch_size = min(self.plan.batch_size, len(self.rows))
         self.draw(epoch=0)
 
     def __len__(self) -> int:
@@ -223,17 +203,17 @@ class _Batches(keras.utils.PyDataset):
 
     def draw(self, epoch: int) -> None:
         """Go to an epoch; Keras's own `on_epoch_end` also comes before the first one."""
-        rows = self.rows[epoch_order(self.seed, epoch, len(self.rows))]
-        shifts = epoch_shifts(self.seed, epoch, len(rows), self.shift_pixels)
+        rows = self.rows[epoch_order(self.plan.seed, epoch, len(self.rows))]
+        shifts = epoch_shifts(self.plan.seed, epoch, len(rows), self.plan.shift_pixels)
         self.drawn = np.column_stack([rows.astype(np.int32), shifts])
 
     def batch(self, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Pick images and labels by their numbers, and move the images."""
         rows = drawn[:, 0]
         images = tf.gather(self.images, rows)
-        if self.shift_pixels:
+        if self.plan.shift_pixels:
             images = tf.reshape(images, (-1, *self.image_shape))
-            images = _moved(images, drawn[:, 1:], self.shift_pixels)
+            images = _moved(images, drawn[:, 1:], self.plan.shift_pixels)
         return tf.reshape(images, (-1, *self.input_shape)), tf.gather(self.labels, rows)
 
     def runs(self, most: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -268,33 +248,33 @@ def _as_tensor(array: np.ndarray) -> tf.Tensor:
 
 def _compiled(
     model: keras.Model, callbacks: Sequence[keras.callbacks.Callback], batches: _Batches
-) -> tuple[EpochProgram | None, str]:
+) -> EpochProgram | str:
     """The program, or why there is none."""
     # Makes all variables before a program is compiled: it cannot make any.
     model.test_step(batches.batch(tf.constant([[0, 0, 0]])))
     model.reset_metrics()
     model.optimizer.build(model.trainable_variables)
     if model.run_eagerly:
-        return None, "it asks to run eagerly"
+        return "it asks to run eagerly"
     for callback in callbacks:
         if _hears_of_batches(callback):
-            return None, f"{type(callback).__name__} wants to hear of batches"
+            return f"{type(callback).__name__} wants to hear of batches"
     reason = ""
     for through_xla in (False,) if _has_convolutions(model) else (True, False):
         try:
-            return _program(model, batches, through_xla), ""
+            return _program(model, batches, through_xla)
         # What TensorFlow, and models in its hands, raise for what cannot be traced or compiled.
         except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
             reason = str(error).strip().partition("\n")[0]
-    return None, reason
+    return reason
 
 
 def _hears_of_batches(callback: keras.callbacks.Callback) -> bool:
     """Whether its class, or it alone as a LambdaCallback, has a hook of its own for batches."""
     names = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
-    hooks = {name: getattr(callback, name) for name in names}
-    base = keras.callbacks.Callback
-    return any(getattr(h, "__func__", h) is not getattr(base, name) for name, h in hooks.items())
+    own = ((name, getattr(callback, name)) for name in names)
+    usual = keras.callbacks.Callback
+    return any(getattr(hook, "__func__", hook) is not getattr(usual, name) for name, hook in own)
 
 
 def _has_convolutions(model: keras.Model) -> bool:

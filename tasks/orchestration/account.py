@@ -25,6 +25,9 @@ from tasks.records import EpochMetrics, Record, StageRecord
 class Listener:
     """Hears of a run's progress, from several threads. Every method does nothing here."""
 
+    def run_started(self, run_id: str) -> None:
+        """The run is known to Prefect."""
+
     def stage_started(self, name: str) -> None:
         """A stage begins, before it is known whether its result is cached."""
 
@@ -81,12 +84,17 @@ class Account:
 
     def begin(self) -> None:
         """The run's stages are called from now on; earlier calls do not count."""
+        with suppress(OSError):
+            self._path.touch(mode=0o600)
         self.add(CallRecord(stage=None, started=time.time()))
 
     def add(self, call: CallRecord) -> None:
-        """Write down a call, in one step. What cannot be written is only not told."""
+        """Write down a call, in one step. What cannot be written is only not told.
+
+        Nor is what a stage still does in a thread of its own after the run has failed.
+        """
         with suppress(OSError):
-            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
             try:
                 os.write(file, call.model_dump_json().encode() + b"\n")
             finally:
@@ -94,10 +102,9 @@ class Account:
 
     def stages(self) -> dict[str, StageRecord]:
         """What each call did, by its stage, as they started: `halve`, `halve 2`, `double`."""
-        calls = sorted(self._calls(), key=lambda call: call.started)
         stages: dict[str, StageRecord] = {}
         count: dict[str, int] = {}
-        for call in calls:
+        for call in sorted(self._calls(), key=lambda call: call.started):
             if call.stage is None or call.record is None:
                 stages, count = {}, {}
                 continue

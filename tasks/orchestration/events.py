@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.logging.loggers import flow_run_logger
 
+LOAD_FAILED = "mnist.load.failed"
 VALIDATION_FAILED = "mnist.validation.failed"
 ACCURACY_DROPPED = "mnist.accuracy.dropped"
 
@@ -29,6 +30,11 @@ FAILED = f"{KEPT} It is not tried again by itself, since it would fail again: fi
 message names, then start it again; it goes on from there."
 CRASHED = f"{KEPT} A run of a deployment is started again once, by itself, as soon as a worker \
 is there, and goes on from there; see its tag recovered-by."
+
+
+def tell_failed_load(dataset: str, message: str) -> None:
+    """Say that there is no such dataset, or that it cannot be read."""
+    _tell(LOAD_FAILED, dataset, {"dataset": dataset, "message": message})
 
 
 def tell_failed_validation(dataset: str, message: str) -> None:

@@ -1,8 +1,9 @@
 """Training that goes on where an earlier run of the same call was cut off.
 
-with resumable(model, plan, store) as training:
-…  # after each epoch: training.epoch_done(metrics)
-…  # from training.history on
+    with resumable(model, plan, store) as training:
+        …  # from training.history on; after each epoch: training.epoch_done(metrics)
+
+It belongs inside a stage: the key of the stage's call names the checkpoints.
 """
 
 from __future__ import annotations

@@ -1,40 +1,77 @@
-"""What a flow's run has: a store for its stages, an account, and a second try after damage."""
+"""What a run of a flow has: a server, a store, an account, and a second try after damage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from prefect import get_run_logger
+from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
-from tasks.cache.blobs import Store
-from tasks.errors import PayloadError
-from tasks.orchestration.account import Account
+from tasks.cache.blobs import Store, try_folder
+from tasks.errors import DatasetError, PayloadError
+from tasks.orchestration.account import Account, listener
+from tasks.orchestration.events import explain, tell_failed_load
+from tasks.server.own import some_server
 from tasks.settings import RunSettings
+from tasks.sources.catalogue import dataset_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Pipeline(Flow[P, R]):
+    """A flow that brings its Prefect server, if there is none, also when Python calls it."""
+
+    if not TYPE_CHECKING:  # for a type checker, Flow's own overloads hold
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Run the flow, as `Flow.__call__` does."""
+            with some_server():
+                return super().__call__(*args, **kwargs)
+
+
+def pipeline(name: str, run_name: Callable[[], str]) -> Callable[[Callable[P, R]], Pipeline[P, R]]:
+    """Declare a function a pipeline: it is healed, and says why it ended badly."""
+
+    def declare(body: Callable[P, R]) -> Pipeline[P, R]:
+        return Pipeline(
+            healing(body),
+            name=name,
+            flow_run_name=run_name,
+            persist_result=False,
+            on_failure=[explain],
+            on_crashed=[explain],
+        )
+
+    return declare
 
 
 @contextmanager
 def stored_run(settings: RunSettings) -> Iterator[Store]:
     """The store in the settings' cache folder, for the stages of the current flow run.
 
-    Raises StoreError when the folder cannot be used.
+    Raises StoreError when this folder, or that for models and reports, cannot be used.
     """
     run = FlowRunContext.get()
     assert run is not None, "stored_run belongs inside a flow"
     refresh = settings.refresh or PREFECT_TASKS_REFRESH_CACHE.value()
     store = Store(root=settings.cache_root, fresh_since=run.start_time if refresh else None)
     store.prepare()
+    for folder in (settings.model_root, settings.model_root / "reports"):
+        try_folder(folder, option="--model-dir")  # now, and not after a training
     account = Account(store, run.flow_run and run.flow_run.id)
     account.begin()
+    if run.flow_run:
+        listener().run_started(str(run.flow_run.id))
     try:
         yield store
+    except DatasetError as error:
+        tell_failed_load(dataset_name(settings.dataset), str(error))
+        raise
     finally:
         account.remove()
 

@@ -191,7 +191,8 @@ def _cached_call(call: Call, given: dict[str, Any], compute: Callable[[], Any]) 
         Checkpoints(store, made_of.key).clear()
     if not unedited:
         return _not_kept(call, result)
-    why = damage or _difference(earlier, made_of)
+    difference = what_changed(earlier, made_of) if earlier else "first run"
+    why = damage or difference or "lost: result"
     return Outcome(result, cached=False, why="; ".join([why, *call.notes]))
 
 
@@ -211,12 +212,6 @@ def _not_kept(call: Call, result: Any) -> Outcome:
 def _unchanged_since(computed: datetime) -> str:
     day = computed.astimezone().date()
     return "unchanged" if day == datetime.now().astimezone().date() else f"unchanged since {day}"
-
-
-def _difference(earlier: Ingredients | None, made_of: Ingredients) -> str:
-    if earlier is None:
-        return "first run"
-    return what_changed(earlier, made_of) or "lost: result"
 
 
 def _say_waiting() -> None:

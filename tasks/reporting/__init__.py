@@ -5,6 +5,5 @@ May import the records, the settings and the cache's files; knows neither Prefec
     report.py     Report: what a run was told, what it met, how well it does
     templates/    sections.j2 says it once; html.j2 and markdown.j2 write it in either form
     pictures.py   pure functions from numbers to the bytes of a PNG
-    history.py    <model dir>/history.jsonl, a line a run:
-                  {"dataset":"mnist","model":"mlp","accuracy":0.9751,"loss":0.0834,…}
+    history.py    how accurate the runs were, a line of JSON each
 """

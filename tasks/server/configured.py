@@ -9,10 +9,20 @@ import time
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from tasks.errors import ServerError
+from tasks.server.home import (
+    AUTH,
+    CLIENT_AUTH,
+    CLIENT_URL,
+    SERVER_FILE,
+    open_stack,
+    stack_folder,
+)
 
 CHECK_TIMEOUT_SECONDS = 5.0
 PAUSE_SECONDS = 0.5
@@ -54,10 +64,11 @@ def read_environment_again() -> None:
 
 
 def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_seconds: float) -> None:
-    """Return when the configured server answers; raise ServerError if it does not in time.
+    """Return when the configured server answers, and lets this process in. Raises ServerError.
 
     `on_waiting` is told once what is waited for, if the first try finds no answer.
     """
+    _take_login_out_of_the_address()
     url, deadline = _url(), time.monotonic() + timeout_seconds
     if health_problem(url):
         on_waiting(f"waiting for the Prefect server at {url}")
@@ -71,6 +82,41 @@ def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_second
                 "to let the run bring up its own.",
             )
         time.sleep(PAUSE_SECONDS)
+    _require_login(url)
+
+
+def _take_login_out_of_the_address() -> None:
+    """What stands in the address is shown in logs and messages: no password may."""
+    address = urlsplit(_url())
+    if address.password is None:
+        return
+    login = f"{unquote(address.username or '')}:{unquote(address.password)}"
+    host = address.netloc.rpartition("@")[2]
+    os.environ[CLIENT_URL] = address._replace(netloc=host).geturl()
+    os.environ.setdefault(CLIENT_AUTH, login)
+    read_environment_again()
+
+
+def _require_login(url: str) -> None:
+    """Raise ServerError if the server wants a password that this process does not have."""
+    import httpx
+    from prefect.settings import PREFECT_API_AUTH_STRING
+
+    login = PREFECT_API_AUTH_STRING.value() or ""
+    user, _, password = login.partition(":")
+    auth = (user, password) if login else None
+    answer = httpx.get(f"{url}/admin/version", auth=auth, timeout=CHECK_TIMEOUT_SECONDS)
+    if answer.status_code != HTTPStatus.UNAUTHORIZED:
+        return
+    stack = stack_folder()
+    ours = stack.exists() and open_stack(stack).api_url == url
+    raise ServerError(
+        "The Prefect server must let this run in.",
+        received=f"401 {'with the' if login else 'without a'} password in {CLIENT_AUTH}",
+        where=url,
+        advice=f"Set {CLIENT_AUTH} to the server's {AUTH}"
+        + (f", which stands in {stack / SERVER_FILE}." if ours else "."),
+    )
 
 
 def lost_server(error: Exception) -> ServerError | None:
@@ -114,8 +160,10 @@ def health_problem(url: str) -> str:
 
 def _is_mentioned() -> bool:
     """Whether one of the places that Prefect reads may name an API."""
-    home = os.environ.get("PREFECT_HOME") or Path.home() / ".prefect"
-    profiles = _toml(os.environ.get("PREFECT_PROFILES_PATH") or Path(home, "profiles.toml"))
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    if home == stack_folder():  # its profile names the project's server, whether that is up or not
+        home = Path(os.devnull)
+    profiles = _toml(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
     active = os.environ.get("PREFECT_PROFILE") or profiles.get("active") or "ephemeral"
     # Prefect has profiles of its own. Of these, only the default one is known to name no server.
     own = {} if active == "ephemeral" else API_VARIABLES

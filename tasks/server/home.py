@@ -44,6 +44,7 @@ AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 ENCRYPTION_KEY = "PREFECT_SERVER_ENCRYPTION_KEY"
 CLIENT_URL = "PREFECT_API_URL"
 CLIENT_AUTH = "PREFECT_API_AUTH_STRING"
+UI_URL = "PREFECT_UI_URL"
 
 CLIENT = (CLIENT_URL, CLIENT_AUTH)
 CHOICES = (HOST, PORT, UI_API_URL, DATABASE)
@@ -74,6 +75,11 @@ class Stack:
         return self.server.get(UI_API_URL) or self.api_url
 
     @property
+    def pages(self) -> str:
+        """Where a browser finds the UI."""
+        return self.ui_api_url.removesuffix("/api")
+
+    @property
     def origins(self) -> str:
         """From where a browser may use the API: the UI's own pages."""
         address = urlsplit(self.ui_api_url)
@@ -86,6 +92,11 @@ class Stack:
     def database_kind(self) -> str:
         """`postgresql` or `sqlite`."""
         return self.server[DATABASE].partition("+")[0].partition(":")[0]
+
+    @property
+    def client(self) -> dict[str, str]:
+        """How a client of its server finds it and logs in."""
+        return {CLIENT_URL: self.api_url, CLIENT_AUTH: self.server[AUTH]}
 
     @property
     def serves(self) -> bool:
@@ -130,12 +141,39 @@ def stack_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
+def require_certificates(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise ServerError if the environment names certificates that are not there.
+
+    Prefect cannot be imported then, and says so in fifty lines.
+    """
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if (value := environment.get(name)) and not Path(value).exists():
+            raise ServerError(
+                f"{name} must name what exists.",
+                received=value,
+                where="the environment",
+                advice="Correct it, or unset it to use the certificates of Python's packages.",
+            )
+
+
 def open_stack(folder: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:
     """The stack in a folder; its files are made if there are none. Raises PipelineError.
 
     Addresses and the database are taken from the environment on the first start only.
     """
     folder = folder or stack_folder(environment)
+    try:
+        return _opened(folder, environment)
+    except OSError as error:
+        raise PipelineError(
+            "The folder of Prefect's database and secrets must be a folder of your own.",
+            received=error.strerror or error,
+            where=error.filename or folder,
+            advice=f"Check its owner and permissions, or choose another with {FOLDER_VARIABLE}.",
+        ) from error
+
+
+def _opened(folder: Path, environment: Mapping[str, str]) -> Stack:
     path = folder / SERVER_FILE
     if not path.exists():
         _make(folder, environment)

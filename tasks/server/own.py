@@ -1,13 +1,14 @@
-"""The run's own Prefect server, for when none is configured.
+"""The run's own Prefect server, for when none is configured and the project's is not up.
 
-It is a subprocess over the user's ordinary Prefect database, on a free loopback port, and
-it is started before Prefect is imported, so that both load at the same time. The pipe to
-its standard input is its lease: when this process ends, however it ends, the pipe closes
-and the server drains and stops.
+It is a subprocess over the project's database, on a free loopback port, with a password of its own,
+and it is started before Prefect is imported, so that both load at the same time. The pipe to its
+standard input is its lease: when this process ends, however it ends, the pipe closes and the server
+drains and stops.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
@@ -16,9 +17,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
 
 from tasks.errors import ServerError
+from tasks.server.home import (
+    AUTH,
+    CLIENT_AUTH,
+    CLIENT_URL,
+    DATABASE,
+    ENCRYPTION_KEY,
+    FOLDER_VARIABLE,
+    UI_URL,
+    Stack,
+    new_password,
+    open_stack,
+)
 
 START_TIMEOUT_SECONDS = 90.0  # the first run ever creates the database: 6 to 10 s, or more
 STOP_TIMEOUT_SECONDS = 10.0
@@ -37,26 +53,49 @@ SERVER_ENVIRONMENT = {
 }
 
 
+# What to do, by what the server's last words contain.
+ADVICE = {
+    "Can't locate revision": "This database is of a newer Prefect. Install that one, or choose "
+    f"another folder with {FOLDER_VARIABLE}.",
+    "disk I/O error|is full|No space left|File too large": "Make room on the disk, or raise the "
+    f"limit on files (`ulimit -f`), or choose another folder with {FOLDER_VARIABLE}.",
+    "unable to open|readonly|Permission denied": "Check the folder's owner and permissions, or "
+    f"choose another one with {FOLDER_VARIABLE}.",
+}
+HELP = "Run `make server`, which says more."
+
+
 class OwnServer:
     """A Prefect server that lives as long as this run."""
 
-    def __init__(self) -> None:
+    def __init__(self, stack: Stack) -> None:
+        self.login = f"run:{new_password()}"
+        self.pages = stack.pages  # where the run can be seen afterwards
+        self._folder = stack.folder
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.server.process", str(listener.fileno())],
+                # Not from the current folder, which may have other `tasks`.
+                [sys.executable, "-P", "-m", "tasks.server.process", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,  # Ctrl-C reaches the run, which then closes the pipe
-                env={**os.environ, **SERVER_ENVIRONMENT},
+                env={
+                    **os.environ,
+                    **SERVER_ENVIRONMENT,
+                    "PREFECT_HOME": str(stack.folder),
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    **{name: stack.server[name] for name in (DATABASE, ENCRYPTION_KEY)},
+                    AUTH: self.login,
+                },
             )
 
     def name_in_environment(self) -> None:
         """Let Prefect find it, past any proxy."""
-        os.environ["PREFECT_API_URL"] = self.url
+        os.environ.update({CLIENT_URL: self.url, CLIENT_AUTH: self.login, UI_URL: self.pages})
         for variable in ("NO_PROXY", "no_proxy"):
             os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1"]))
 
@@ -66,12 +105,14 @@ class OwnServer:
         readable, _, _ = select.select([self._process.stdout], [], [], START_TIMEOUT_SECONDS)
         if not readable or self._process.stdout.readline() != b"ready\n":
             self._process.kill()
+            words = self._last_words() or f"no answer in {START_TIMEOUT_SECONDS:.0f} s"
             raise ServerError(
                 "The run's own Prefect server must start.",
-                received=self._last_words() or f"no answer in {START_TIMEOUT_SECONDS:.0f} s",
-                where="the Prefect server process",
-                advice="Run `prefect server database upgrade -y`, or start a server with "
-                "`prefect server start` and set PREFECT_API_URL.",
+                received=words,
+                where=self._folder,
+                advice=next(
+                    (told for cause, told in ADVICE.items() if re.search(cause, words)), HELP
+                ),
             )
 
     def stop(self) -> None:
@@ -91,6 +132,37 @@ class OwnServer:
         lines = self._log.read().decode(errors="replace").strip().splitlines() or [""]
         errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b.*:", line)]
         return (errors or lines)[-1].strip()
+
+
+@contextmanager
+def some_server() -> Iterator[None]:
+    """In the block, Prefect has a server: as configured, the project's, or one of this process.
+
+    The last lives as long as the process, for the runs that follow. Raises ServerError.
+    """
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_UI_URL,
+        temporary_settings,
+    )
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    stack = open_stack()
+    url, login = stack.client.values() if stack.serves else _of_this_process(stack.folder)
+    found = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: login, PREFECT_UI_URL: stack.pages}
+    with without_heartbeats(), temporary_settings(found):
+        yield
+
+
+@cache
+def _of_this_process(folder: Path) -> tuple[str, str]:
+    server = OwnServer(open_stack(folder))
+    atexit.register(server.stop)
+    server.wait_until_ready()
+    return server.url, server.login
 
 
 def _send_what_waits() -> None:

@@ -11,7 +11,6 @@ import gc
 import os
 import socket
 import sys
-from http import HTTPStatus
 
 gc.disable()  # collections while the server's modules load cost a tenth of its start
 
@@ -20,9 +19,9 @@ import uvicorn  # noqa: E402
 from filelock import BaseFileLock, FileLock  # noqa: E402
 from prefect.server.api.server import create_app  # noqa: E402
 from prefect.server.utilities.messaging.memory import Topic  # noqa: E402
-from prefect.settings import PREFECT_HOME  # noqa: E402
-from starlette.requests import Request  # noqa: E402
-from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
+from prefect.settings import PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING  # noqa: E402
+
+from tasks.server import sqlite  # noqa: E402
 
 gc.freeze()
 gc.enable()
@@ -30,8 +29,6 @@ gc.enable()
 POLL_SECONDS = 0.02
 DRAIN_POLLS = 250
 QUIET_POLLS = 3
-LOCKED_ATTEMPTS = 40
-LOCKED_PAUSE_SECONDS = 0.05
 
 
 class LeasedServer(uvicorn.Server):
@@ -44,7 +41,8 @@ class LeasedServer(uvicorn.Server):
         self.starting.release()
         # The first request costs 0.2 s: it is taken while the run is still importing.
         inside = httpx.ASGITransport(self.config.loaded_app)
-        async with httpx.AsyncClient(transport=inside) as client:
+        login = PREFECT_SERVER_API_AUTH_STRING.value().partition(":")[::2]
+        async with httpx.AsyncClient(transport=inside, auth=login) as client:
             await client.get("http://own-server/api/admin/version")
         os.write(sys.stdout.fileno(), b"ready\n")
         lease = asyncio.StreamReader()
@@ -54,49 +52,6 @@ class LeasedServer(uvicorn.Server):
         ends = [asyncio.create_task(end) for end in (lease.read(), super().main_loop())]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         await _drain()
-
-
-def retry_while_locked(app: ASGIApp) -> ASGIApp:
-    """Answer a request only once SQLite has let it through.
-
-    A transaction that reads and then writes fails at once if another has written in
-    between ("database is locked"). Prefect's server passes that on as 503, and its client
-    tries again after two seconds, in the middle of a run that takes ten. Nothing of such a
-    request has taken effect, so it is repeated here, after a moment.
-    """
-
-    async def retrying(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
-        body = await Request(scope, receive).body()
-        for _ in range(LOCKED_ATTEMPTS):
-            answer = await _answer(app, scope, body, receive)
-            if answer[0].get("status") != HTTPStatus.SERVICE_UNAVAILABLE:
-                break
-            await asyncio.sleep(LOCKED_PAUSE_SECONDS)
-        for message in answer:
-            await send(message)
-
-    return retrying
-
-
-async def _answer(app: ASGIApp, scope: Scope, body: bytes, receive: Receive) -> list[Message]:
-    request: list[Message] = [{"type": "http.request", "body": body}]
-    answer: list[Message] = []
-
-    async def replay() -> Message:
-        return request.pop() if request else await receive()
-
-    async def keep(message: Message) -> None:
-        answer.append(message)
-
-    try:
-        await app(dict(scope), replay, keep)
-    except Exception:  # Starlette answers, and then raises the error for the server's log
-        if not answer:
-            raise
-    return answer
 
 
 async def _drain() -> None:
@@ -117,8 +72,8 @@ async def _drain() -> None:
 
 def main(listener_fd: int) -> None:
     """Serve on an inherited socket until standard input closes."""
+    sqlite.take_turns()
     app, home = create_app(), PREFECT_HOME.value()
-    app.add_middleware(retry_while_locked)
     config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
     home.mkdir(parents=True, exist_ok=True)
     # Two servers that start at once must not both create the database.

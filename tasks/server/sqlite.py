@@ -7,15 +7,17 @@ server then refuses requests and drops events. Here each takes its turn before i
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect.server.database.configurations import AioSqliteConfiguration
 
-begin_deferred = AioSqliteConfiguration.begin_transaction
+begin_transaction = AioSqliteConfiguration.begin_transaction
+
+
+def _begin_immediate(self: AioSqliteConfiguration, session: Any, **_: bool) -> Any:
+    return begin_transaction(self, session, with_for_update=True)
 
 
 def take_turns() -> None:
     """From now on, each transaction of this process waits for its turn to write, up to 60 s."""
-
-    def begin_immediate(self, session, with_for_update=False):
-        return begin_deferred(self, session, with_for_update=True)
-
-    AioSqliteConfiguration.begin_transaction = begin_immediate
+    AioSqliteConfiguration.begin_transaction = _begin_immediate  # type: ignore[assignment]

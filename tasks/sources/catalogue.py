@@ -24,12 +24,12 @@ from tasks.sources.idx import idx_files, open_idx_folder
 from tasks.sources.npz import open_npz
 from tasks.sources.stream import ArrayStream, intact
 
-EMBEDDED_MNIST = Path(__file__).with_name("mnist.npz")
+FOLDER = Path(__file__).parent
+EMBEDDED_MNIST = FOLDER / "mnist.npz"
 EMBEDDED_MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
-DOWNLOADS: dict[str, Any] = tomllib.loads(
-    Path(__file__).with_name("downloads.toml").read_text(encoding="utf-8")
-)
+DOWNLOADS: dict[str, Any] = tomllib.loads((FOLDER / "downloads.toml").read_text("utf-8"))
 NAMES = ("mnist", *DOWNLOADS)
+LONGEST_NAME = 100
 LOGGER = logging.getLogger(__name__)
 
 Note = Callable[[str], object]  # is told of each attempt to download a file
@@ -56,6 +56,13 @@ def find_dataset(dataset: str, downloads: Path, note: Note = LOGGER.info) -> Dat
     is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
+    if len(name := dataset_name(dataset)) > LONGEST_NAME:
+        raise DatasetError(
+            f"A dataset's name, which files are named after, has at most {LONGEST_NAME} letters.",
+            received=f"{len(name)}: {name[:20]}…",
+            where=paths[0],
+            advice="Rename its file or folder.",
+        )
     files = tuple(map(_source_file, paths))
     if dataset == "mnist" and files[0].sha256 != EMBEDDED_MNIST_SHA256:
         raise DatasetError(

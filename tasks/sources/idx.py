@@ -54,8 +54,8 @@ def open_idx_folder(*files: Path) -> dict[str, ArrayStream]:
 def open_idx(path: Path, dimensions: int) -> ArrayStream:
     """Check an IDX file's header against its size, before anything is allocated.
 
-    Images have three dimensions, labels one. Gzip is recognised by its first bytes, not by the
-    name; what it hides about the size shows while `rows()` inflates. Raises DatasetError.
+    Gzip is recognised by its first bytes, not by the name; what it hides about the size shows
+    while `rows()` inflates. Raises DatasetError.
     """
     with _opened(path, zipped=False) as read:
         zipped = read(len(GZIP_MAGIC)) == GZIP_MAGIC

@@ -21,11 +21,12 @@ from tasks.cache.entries import Entries
 from tasks.cache.housekeeping import clear, damages, inventory, prune, stored_bytes
 from tasks.errors import PipelineError
 from tasks.settings import RunSettings
+from tasks.terminal.streams import on_any_streams
 
-EXIT_DAMAGED = 1
 HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
 
+@on_any_streams
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 1 when something is damaged or cannot be done, 2 for a wrong call."""
     parser = _parser()
@@ -34,13 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("a folder must not be empty")
     if options.run is _prune and options.max_size is options.max_age is None:
         parser.error("prune needs --max-size, --max-age or both")
-    chosen = options.cache_dir or os.environ.get("MNIST_CACHE_DIR") or None
-    store = Store(root=RunSettings(cache_dir=chosen).cache_root)
+    store = Store(root=RunSettings(cache_dir=options.cache_dir).cache_root)
     try:
         return int(options.run(store, options))
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
-        return EXIT_DAMAGED
+        return 1
 
 
 def _list(store: Store, _: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def _verify(store: Store, _: argparse.Namespace) -> int:
     whole = f"{_size(stored_bytes(store))} verified, every digest holds."
     damaged = f"{len(found)} damaged. The next run that needs them computes them again."
     print(*found, damaged if found else whole, sep="\n")
-    return EXIT_DAMAGED if found else 0
+    return 1 if found else 0
 
 
 def _clear(store: Store, _: argparse.Namespace) -> int:
@@ -81,10 +81,14 @@ def _clear(store: Store, _: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description = "Look after the cache of the training pipeline."
-    parser = argparse.ArgumentParser(prog="mnist-cache", description=description)
-    place = "the cache folder; MNIST_CACHE_DIR or the user's cache folder unless set"
-    parser.add_argument("--cache-dir", help=place)
+    parser = argparse.ArgumentParser(
+        prog="mnist-cache", description="Look after the cache of the training pipeline."
+    )
+    parser.add_argument(
+        "--cache-dir",
+        default=os.environ.get("MNIST_CACHE_DIR") or None,
+        help="the cache folder; MNIST_CACHE_DIR or the user's cache folder unless set",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for run, help_text in {
         _list: "every result: its stage, its age and its size",
@@ -92,13 +96,10 @@ def _parser() -> argparse.ArgumentParser:
         _verify: "compute every digest and name what is damaged",
         _clear: "remove everything but downloaded datasets",
     }.items():
-        command = commands.add_parser(run.__name__[1:], help=help_text)
-        command.set_defaults(run=run)
-        if run is _prune:
-            command.add_argument(
-                "--max-size", type=_byte_size, help="keep at most this: 2GB, 500MB"
-            )
-            command.add_argument("--max-age", type=_age, help="keep what was used since: 30d, 12h")
+        commands.add_parser(run.__name__[1:], help=help_text).set_defaults(run=run)
+    add = commands.choices["prune"].add_argument
+    add("--max-size", type=_byte_size, help="keep at most this: 2GB, 500MB")
+    add("--max-age", type=_age, help="keep what was used since: 30d, 12h")
     return parser
 
 

@@ -103,7 +103,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     for name, value in vars(known).items():
         if value in ("", [""]):  # to pydantic-settings it would count as not given
             parser.error(f"{_option(name)}: a value must not be empty")
-    _reject_unknown_variables(parser)
+    _reject_near_misses(parser)
     try:
         read = CliApp.run(_Options, cli_args=known, cli_settings_source=source)
     except ValidationError as error:
@@ -127,14 +127,16 @@ def _explain(detail: Any) -> str:
     return f"{_option(name)}{origin}: {detail['msg']}. Received: {received!r}"
 
 
-def _reject_unknown_variables(parser: _Parser) -> None:
-    known = [PREFIX + name.upper() for name in _Options.model_fields]
+def _reject_near_misses(parser: _Parser) -> None:
+    """Refuse mistyped variables. Others of our prefix are somebody else's, Kubernetes' say."""
+    known = [name.upper() for name in _Options.model_fields]
     for variable in os.environ:
-        if variable.startswith(PREFIX) and variable not in known:
-            hint = _did_you_mean(variable, known, 0.8) or f" (known are {', '.join(known)})"
+        name = variable.removeprefix(PREFIX)
+        hint = _did_you_mean(name, known, 0.8, PREFIX)
+        if variable.startswith(PREFIX) and name not in known and hint:
             parser.error(f"{variable} in the environment is not a setting{hint}")
 
 
-def _did_you_mean(unknown: str, known: Iterable[str], cutoff: float) -> str:
+def _did_you_mean(unknown: str, known: Iterable[str], cutoff: float, prefix: str = "") -> str:
     close = difflib.get_close_matches(unknown, sorted(known), 1, cutoff)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""

@@ -24,7 +24,8 @@ from tasks.orchestration.account import Listener
 from tasks.records import EpochMetrics, RunSummary, StageRecord
 
 STYLES = {"cached": "bright_blue", "computed": "green", "failed": "red"}
-# What Prefect's engine logs when a run fails, and the program says itself.
+# What Prefect's engine logs when a run fails. It is shown at level DEBUG only: the program
+# prints the error itself, once and without a traceback.
 SAID_ELSEWHERE = (
     "Finished in state",
     "Encountered exception during execution",
@@ -44,6 +45,7 @@ class Display(Listener):
 
     def __init__(self) -> None:
         self.stages: dict[str, StageRecord] = {}
+        self.pages = ""  # the UI's address, if it can be watched
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -67,6 +69,12 @@ class Display(Listener):
         if not console.is_terminal and text.startswith("waiting"):
             console.print(f"  {text}", soft_wrap=True, markup=False)
         self._show(self._stage, description=_line(self._stage, text) if self._stage else text)
+
+    def run_started(self, run_id: str) -> None:
+        """Say where the run can be watched."""
+        if self.pages:
+            link = f"  watch it at {self.pages}/runs/flow-run/{run_id}"
+            console.print(link, soft_wrap=True, markup=False)
 
     def stage_started(self, name: str) -> None:
         """Put the stage beside a spinner."""
@@ -146,11 +154,7 @@ def print_error(message: str) -> None:
 
 
 class ConsoleHandler(RichHandler):
-    """Log records beside the progress bar, in place of Prefect's own console handler.
-
-    What Prefect's engine logs when a run fails is dropped unless everything is shown: the
-    program prints the error itself, once and without a traceback.
-    """
+    """Log records beside the progress bar, in place of Prefect's own console handler."""
 
     def __init__(self, **_: Any) -> None:  # Prefect's handler takes a stream and styles
         super().__init__(console=console, show_path=False, markup=False)
@@ -162,5 +166,4 @@ class ConsoleHandler(RichHandler):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a record."""
         repeated = record.levelno >= logging.ERROR and str(record.msg).startswith(SAID_ELSEWHERE)
-        hidden = repeated and self.level > logging.DEBUG
-        return not hidden and bool(super().filter(record))
+        return bool(super().filter(record)) and not (repeated and self.level > logging.DEBUG)

@@ -1,9 +1,8 @@
 """Importing TensorFlow while the server boots, when the run will need it.
 
-Whether it will is known for certain only once the stages' keys are computed. A note beside
-the cache says which settings last ran through with the code as it was; without it, TensorFlow
-is imported at once, since waiting for the server costs as much time. The note decides
-nothing but the moment of the import.
+Whether it will is known for certain only once the stages' keys are computed. A note beside the
+cache says which settings last ran through with the code as it was; without it, TensorFlow is
+imported at once. The note decides nothing but the moment of the import.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from pathlib import Path
 from tasks.cache.blobs import Store
 from tasks.cache.housekeeping import prune_notes
 from tasks.settings import RunSettings
-
-PROJECT = Path(__file__).parents[1]
 
 
 def preload_for(settings: RunSettings) -> None:
@@ -36,6 +33,6 @@ def remember(settings: RunSettings) -> None:
 
 def _note(settings: RunSettings) -> Path:
     digest = hashlib.sha256(f"{settings.dataset} {settings.plan}".encode())
-    for path in sorted(PROJECT.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(f"{path} {path.stat().st_mtime_ns}".encode())
     return settings.cache_root / "warm" / digest.hexdigest()[:32]

@@ -16,11 +16,10 @@ from tasks.errors import PipelineError, ProfileError
 from tasks.records import Profile
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import find_dataset, open_dataset
-
-EXIT_FAILED = 1
-IMAGE_AXES = 3
+from tasks.terminal.streams import on_any_streams
 
 
+@on_any_streams
 def main(arguments: list[str] | None = None) -> int:
     """Write one profile; 1 when it cannot be done, 2 for a wrong call."""
     parser = argparse.ArgumentParser(
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_atomically(options.output, text.encode(), option="OUTPUT")
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return 1
     print(f"{options.output}: {profile.images} images, {len(profile.classes)} classes")
     return 0
 
@@ -47,10 +46,10 @@ def _profile(dataset: str) -> Profile:
     source = find_dataset(dataset, downloads=RunSettings().cache_root / "downloads")
     streams = open_dataset(source)
     images, labels = streams["x_train"], streams["y_train"]
-    fits = images.dtype == np.uint8 and len(images.shape) == IMAGE_AXES
     known = np.concatenate(list(labels.rows()))
     classes = np.unique(known)
-    if not fits or images.shape[:1] != known.shape or classes.tolist() != list(range(len(classes))):
+    fits = images.dtype == np.uint8 and images.shape[:-2] == known.shape == (known.size,)
+    if not fits or classes.tolist() != list(range(len(classes))):
         raise ProfileError(
             "A profile is made of images (image, row, column) uint8, and a label 0, 1, 2 … each.",
             received=f"images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}",

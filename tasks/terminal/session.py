@@ -20,7 +20,10 @@ from tasks.server.configured import (
     ui_url,
     wait_for_configured_server,
 )
+from tasks.server.home import UI_URL, open_stack, require_certificates
 from tasks.server.own import OwnServer, without_heartbeats
+from tasks.terminal.shadows import require_no_shadows
+from tasks.terminal.streams import prepare_streams
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
     from tasks.records import RunSummary, StageRecord
@@ -38,8 +41,6 @@ ENDINGS = {
 
 # Set before Prefect is imported. What the user has set stays.
 ENVIRONMENT = {
-    "DO_NOT_TRACK": "1",  # no telemetry
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS": "tasks.terminal.display.ConsoleHandler",
 }
 
@@ -53,15 +54,24 @@ class Session:
         Exits with status 2 when the command line is wrong; the server then goes with it.
         """
         self.started = time.perf_counter()
+        prepare_streams()
         gc.disable()  # imports make a million objects and no garbage; `_run` enables it again
-        for number in ENDINGS:  # until `run` takes over: no traceback of an import
+        # What `nohup`, or a shell for what runs in the background, has set to be ignored stays so.
+        self.endings = [each for each in ENDINGS if signal.getsignal(each) != signal.SIG_IGN]
+        for number in self.endings:  # until `run` takes over: no traceback of an import
             signal.signal(number, lambda number, _: _leave(_ending(number), SIGNAL_EXIT + number))
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.server: OwnServer | None = None
         try:
+            require_no_shadows()
+            require_certificates()
             if not {"-h", "--help"} & set(sys.argv) and not is_configured():
-                self.server = OwnServer()
+                stack = open_stack()
+                if stack.serves:
+                    os.environ.update({**stack.client, UI_URL: stack.pages})
+                else:
+                    self.server = OwnServer(stack)
         except PipelineError as error:
             _leave(str(error), EXIT_FAILED)
         from tasks.terminal.command_line import parse
@@ -80,7 +90,7 @@ class Session:
         from tasks.terminal.display import Display, console, print_error, print_summary
 
         display, status = Display(), EXIT_FAILED
-        for number in ENDINGS:
+        for number in self.endings:
             signal.signal(number, end_run)
         try:
             with display.progress:
@@ -97,11 +107,11 @@ class Session:
             unexpected = f"Unexpected {type(error).__name__}: {error}\n{advice}"
             message = str(lost_server(error) or unexpected)
         else:
-            summary = summary.model_copy(update={"stages": display.stages})
+            summary = summary.model_copy(update={"stages": display.stages | summary.stages})
             seconds = time.perf_counter() - self.started
             print_summary(summary, seconds, self._how_to_watch(summary))
             if self.command.json:
-                print(summary.model_dump_json())
+                print(summary.model_dump_json(), flush=True)
             return 0
         print_error(message)
         _print_json(message, display.stages)
@@ -120,6 +130,7 @@ class Session:
                 self.server.wait_until_ready()
             else:
                 wait_for_configured_server(display.waiting, self.command.server_wait_seconds)
+                display.pages = ui_url()
             gc.freeze()
             gc.enable()
             stack.callback(display.waiting, "Prefect's server records the run")
@@ -131,10 +142,8 @@ class Session:
                     remember(settings)
 
     def _how_to_watch(self, summary: RunSummary) -> str:
-        path = f"runs/flow-run/{summary.flow_run_id}"
-        if self.server:  # it will be gone; this is where `prefect server start` shows its UI
-            return f"http://127.0.0.1:4200/{path} after `prefect server start`"
-        return f"{ui_url()}/{path}"
+        place = f"{ui_url()}/runs/flow-run/{summary.flow_run_id}"
+        return f"{place} once `make ui` runs" if self.server else place
 
 
 def _ending(number: int) -> str:
@@ -145,7 +154,7 @@ def _ending(number: int) -> str:
 def _print_json(error: str, stages: dict[str, StageRecord]) -> None:
     if "--json" in sys.argv:
         records = {name: record.model_dump() for name, record in stages.items()}
-        print(json.dumps({"error": error, "stages": records}))
+        print(json.dumps({"error": error, "stages": records}), flush=True)
 
 
 def _leave(message: str, status: int) -> NoReturn:

@@ -115,16 +115,7 @@ def train(row: Row, seed: int, ready: DatasetRef, store: Store) -> keras.Model:
     if row.settings is None:
         model.fit(images, labels, epochs=plan.epochs, batch_size=plan.batch_size, verbose=0)
     else:
-        fit(
-            model,
-            images,
-            labels,
-            epochs=plan.epochs,
-            batch_size=plan.batch_size,
-            seed=plan.seed,
-            image_shape=(28, 28),
-            shift_pixels=plan.shift_pixels,
-        )
+        fit(model, images, labels, plan, image_shape=(28, 28))
     return model
 
 

@@ -21,16 +21,21 @@ from builders import (
     settings_in,
     stripes,
 )
+from prefect import flow
 from prefect.client.orchestration import get_client
 
-from flows.mnist_flow import mnist_flow
 from tasks.cache.blobs import Store
 from tasks.cache.checkpoints import Checkpoint, Checkpoints, written_beside
 from tasks.cache.entries import Entries
+from tasks.fetch import fetch
+from tasks.load import load
 from tasks.orchestration import stage
 from tasks.orchestration.account import listening
+from tasks.orchestration.run import stored_run
+from tasks.preprocess import preprocess
 from tasks.records import EpochMetrics, ModelRef
 from tasks.settings import LocalRunSettings, RunSettings
+from tasks.train import train
 
 KEY, OTHER_KEY = "ab" * 32, "cd" * 32
 SHAPES = [(5, 3), (), (2,), (400, 400)]
@@ -222,15 +227,27 @@ class CutOff(Heard):
             raise self._error
 
 
+@flow(persist_result=False)
+def training(settings: RunSettings) -> None:
+    """The flow as far as its model."""
+    with stored_run(settings) as store:
+        raw = load(fetch(settings.dataset, store), store)
+        train(preprocess(raw, store), settings.plan, store)
+
+
 def cut_off(settings: RunSettings, epoch: int, error: BaseException | None = None) -> None:
-    """Run the flow until this epoch is done."""
+    """Train until this epoch is done."""
     error = error or RuntimeError("cut off")
     with listening(CutOff(epoch, error)), pytest.raises(type(error)):
-        mnist_flow(settings)
+        training(settings)
 
 
-def why_trained(run: Run) -> str:
-    return run.summary.stages["train"].why
+def why_trained(settings: RunSettings) -> str:
+    """Train, and say what the stage gives as its reason."""
+    heard = Heard()
+    with listening(heard):
+        training(settings)
+    return heard.stages["train"].why
 
 
 def kept(settings: RunSettings) -> list[Path]:
@@ -261,7 +278,7 @@ def uninterrupted(
 ) -> Trained:
     """What comes of five epochs in one go."""
     settings = five_epochs_in(tmp_path_factory.mktemp("uninterrupted"))
-    run_flow(settings)
+    training(settings)
     return trained(settings)
 
 
@@ -310,9 +327,7 @@ class TestResumedRun:
     def test_same_bits_and_history_as_in_one_go(
         self, interrupted: RunSettings, uninterrupted: Trained
     ) -> None:
-        run = run_flow(interrupted)
-
-        assert why_trained(run) == "first run; resumed after epoch 3 of 5"
+        assert why_trained(interrupted) == "first run; resumed after epoch 3 of 5"
         assert uninterrupted == trained(interrupted)
 
     @pytest.mark.parametrize("model", ["cnn", "nets.py:dropout", "nets.py:eager"])
@@ -327,12 +342,10 @@ class TestResumedRun:
             LocalRunSettings(**(five_epochs_in(tmp_path / folder).model_dump() | changes))
             for folder in ("one", "two")
         )
-        run_flow(in_one_go)
+        training(in_one_go)
         cut_off(settings, 1)
 
-        run = run_flow(settings)
-
-        assert why_trained(run) == "first run; resumed after epoch 1 of 3"
+        assert why_trained(settings) == "first run; resumed after epoch 1 of 3"
         assert trained(in_one_go) == trained(settings)
 
     def test_goes_on_after_each_of_several_interruptions(
@@ -341,15 +354,13 @@ class TestResumedRun:
         cut_off(interrupted, 4, KeyboardInterrupt())
         cut_off(interrupted, 5, SystemExit())
 
-        run = run_flow(interrupted)
-
-        assert why_trained(run) == "first run; resumed after epoch 5 of 5"
+        assert why_trained(interrupted) == "first run; resumed after epoch 5 of 5"
         assert uninterrupted == trained(interrupted)
 
     def test_no_checkpoint_is_left_once_the_result_is_stored(
         self, interrupted: RunSettings
     ) -> None:
-        run_flow(interrupted)
+        training(interrupted)
 
         assert [] == list((interrupted.cache_root / "checkpoints").iterdir())
 
@@ -359,7 +370,7 @@ class TestResumedRun:
     def test_other_settings_do_not_resume(
         self, interrupted: RunSettings, change: dict[str, Any], why: str
     ) -> None:
-        assert why == why_trained(run_flow(interrupted.model_copy(update=change)))
+        assert why == why_trained(interrupted.model_copy(update=change))
 
     def test_refresh_removes_what_an_earlier_run_left(self, interrupted: RunSettings) -> None:
         cut_off(interrupted.model_copy(update={"refresh": True}), 1)
@@ -375,9 +386,7 @@ class TestResumedRun:
         for path in kept(interrupted)[:damaged]:
             flip_bit(path, path.stat().st_size // 2)
 
-        run = run_flow(interrupted)
-
-        assert why == why_trained(run)
+        assert why == why_trained(interrupted)
         assert uninterrupted == trained(interrupted)
 
     def test_edited_code_leaves_no_checkpoint(
@@ -403,7 +412,7 @@ class TestResumedRun:
             patch.setattr("tasks.orchestration.stage._computed", edited_meanwhile)
             cut_off(settings, 1)
 
-        assert "resumed" not in why_trained(run_flow(settings))
+        assert "resumed" not in why_trained(settings)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.cache.blobs import Store
 from tasks.cache.keys import Ingredients, content_of, what_changed
-from tasks.records import ArrayRef, BlobRef, DatasetSource, ModelRef, Record, SourceFile
+from tasks.records import ArrayRef, BlobRef, DatasetSource, ModelRef, OwnModel, Record, SourceFile
 from tasks.settings import RunSettings
 
 PLAN = RunSettings().plan
@@ -144,6 +144,11 @@ def test_other_inputs_are_refused(value: object) -> None:
         content_of(value)
 
 
+def own(name: str, sha256: str = "1" * 64) -> OwnModel:
+    """A function in `nets.py`."""
+    return OwnModel(name=name, file="nets.py", sha256=sha256, path=Path("/here/nets.py"))
+
+
 CHANGES: dict[str, tuple[Ingredients, Ingredients, str]] = {
     "nothing": (ingredients(plan=PLAN), ingredients(plan=PLAN), ""),
     "a setting": (
@@ -175,6 +180,21 @@ CHANGES: dict[str, tuple[Ingredients, Ingredients, str]] = {
         ingredients(plan=PLAN),
         ingredients(plan=PLAN.model_copy(update={"seed": 1, "model": "cnn"})),
         "model mlp → cnn; seed 0 → 1",
+    ),
+    "a model of one's own": (
+        ingredients(plan=PLAN),
+        ingredients(plan=PLAN.model_copy(update={"model": own("tiny")})),
+        "model mlp → nets.py:tiny",
+    ),
+    "another model of one's own": (
+        ingredients(plan=PLAN.model_copy(update={"model": own("tiny")})),
+        ingredients(plan=PLAN.model_copy(update={"model": own("big")})),
+        "model nets.py:tiny → nets.py:big",
+    ),
+    "the code of a model of one's own": (
+        ingredients(plan=PLAN.model_copy(update={"model": own("tiny")})),
+        ingredients(plan=PLAN.model_copy(update={"model": own("tiny", sha256="2" * 64)})),
+        "input: nets.py:tiny changed",
     ),
     "a plain value": (ingredients(limit=None), ingredients(limit=3), "limit none → 3"),
     "a file": (

@@ -19,12 +19,18 @@ from operating import RUN_SECONDS, START_SECONDS, Operated, postgres
 from programs import comes_true, environment_in, free_port
 
 from deployments import commands
-from deployments.commands import FOR_ALL, FOR_CLIENTS, FOR_SERVERS, ROOT
+from deployments.commands import (
+    COMPOSE_PASSWORDS,
+    FOR_ALL,
+    FOR_CLIENTS,
+    FOR_SERVERS,
+    ROOT,
+    make_compose_secrets,
+)
 from tasks.server.home import (
     AUTH,
     CLIENT_AUTH,
     CLIENT_URL,
-    COMPOSE_PASSWORDS,
     DATABASE,
     HOST,
     PORT,
@@ -32,7 +38,6 @@ from tasks.server.home import (
     UI_API_URL,
     Stack,
     as_lines,
-    make_compose_secrets,
     open_stack,
     read_private,
     read_variables,

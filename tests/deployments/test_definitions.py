@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL
-from programs import environment_in, run
+from programs import environment_in, login_here, run
 
 from deployments.commands import PREFECT_FILE, ROOT
 from deployments.definitions import read_deployments
@@ -153,8 +152,7 @@ def test_deploying_a_wrong_file_says_why_and_registers_nothing(tmp_path: Path) -
     for folder in ("deployments", "flows", "tasks"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     write(tmp_path / "deployments", at(cron="61 3 * * *"))
-    environment = environment_in(tmp_path / "home")
-    environment |= {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": str(tmp_path)}
+    environment = environment_in(tmp_path / "home") | login_here() | {"PYTHONPATH": str(tmp_path)}
     program = [sys.executable, str(tmp_path / "deployments" / "deploy.py")]
     done = run(program, environment, status=1)
     assert 'daily.schedules[0].cron: Invalid cron string: "61 3 * * *"' in done.stderr

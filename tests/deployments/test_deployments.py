@@ -19,9 +19,10 @@ from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus, WorkPo
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
 from prefect.server.utilities.messaging.memory import Subscription, Topic
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Crashed, Running, State
 from prefect.utilities.templating import apply_values
+from programs import login_here
 
 from deployments import doctor
 from deployments.__main__ import main
@@ -33,7 +34,7 @@ from deployments.automations import (
     same,
     wanted,
 )
-from deployments.commands import ROOT
+from deployments.commands import ROOT, by_hand
 from deployments.definitions import Deployment, read_deployments
 from deployments.deploy import deploy_file, deployment_names, reason
 from deployments.doctor import Finding
@@ -213,7 +214,8 @@ class TestReason:
     def test_of_a_real_failure_is_told_as_text(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+        for name, value in login_here().items():
+            monkeypatch.setenv(name, value)
         path = tmp_path / "prefect.yaml"
         path.write_text(
             "deployments: [{name: lost, entrypoint: deployments/recovery.py:recover, "
@@ -544,6 +546,22 @@ class TestDoctor:
         assert [str(finding) for finding in doctor.registered(client)] == [
             "WRONG deployments  It must be right."
         ]
+
+
+def test_advised_command_of_prefects_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "a home"))
+    (dead,) = doctor.dead([run_in(Crashed())])
+    (command,) = re.findall(r"`(.*)`", dead.text)
+    assert command.startswith(f"PREFECT_HOME='{tmp_path}/a home' .venv/bin/prefect deployment run ")
+    monkeypatch.delenv("PREFECT_HOME")
+    assert by_hand("version") == "`.venv/bin/prefect version`"
+
+
+@pytest.mark.parametrize("path", [*(ROOT / "deployments").rglob("README.md")], ids=str)
+def test_documented_commands_need_no_export(path: Path) -> None:
+    assert "export " not in path.read_text()
 
 
 def worker_seen(age: timedelta, status: WorkerStatus) -> Worker:

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from builders import STAGES, Arrays, Run, files_below, place_idx, run_flow
+from builders import STAGES, Arrays, Heard, Run, files_below, place_idx, run_flow
 from prefect.client.orchestration import get_client
 
-from tasks.errors import AccuracyTooLowError, DatasetError, ValidationFailedError
+from flows.mnist_flow import mnist_flow
+from tasks.errors import AccuracyTooLowError, DatasetError, StoreError, ValidationFailedError
 from tasks.learning.backend import keras
+from tasks.orchestration.account import listening
 from tasks.settings import RunSettings
 from tasks.sources.idx import IDX_FILES
 
@@ -233,3 +235,17 @@ def test_broken_input_gives_its_error_and_leaves_nothing(
     assert [name for name in left if name.endswith(".partial")] == []
     assert [name for name in left if name.startswith("results")] == []
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("which", ["model_dir", "cache_dir"])
+def test_folder_that_cannot_be_used_is_refused_before_anything_is_computed(
+    settings: RunSettings, tmp_path: Path, which: str
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    heard = Heard()
+    with (
+        listening(heard),
+        pytest.raises(StoreError, match=f"Not a directory.*--{which.replace('_', '-')}"),
+    ):
+        mnist_flow(settings.model_copy(update={which: tmp_path / "taken" / "inside"}))
+    assert heard.stages == {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -238,6 +239,69 @@ def test_interrupt_ends_training_with_one_message_and_no_server(
     assert stderr.count("Interrupted") == 1
     assert "Traceback" not in stderr
     assert comes_true(lambda: own_servers(environment) == [])
+
+
+def test_signals_that_were_ignored_at_the_start_stay_ignored(
+    options: list[str], environment: Environment
+) -> None:
+    """As `nohup` starts a program, and a shell script what runs in the background."""
+    ignored = (signal.SIGHUP, signal.SIGINT)
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    try:
+        with program_in_training([*options, "--epochs", "1000"], environment) as program:
+            for number in ignored:
+                os.killpg(program.pid, number)
+            stderr = rest_of_stderr(program)
+    finally:
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
+    assert program.returncode == 0, stderr
+    assert "accuracy" in stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [(">&- 2>&- <&-", 0), ("2> /dev/full", 0), ("--json > /dev/full", 1)]
+)
+def test_run_ends_as_it_should_whatever_its_streams_are(
+    options: list[str], environment: Environment, tmp_path: Path, how: str, status: int
+) -> None:
+    done = run(
+        ["/bin/bash", "-c", f"{sys.executable} {PROGRAM} {shlex.join(options)} {how}"],
+        environment,
+        status=status,
+    )
+    assert "Traceback" not in done.stderr
+    assert len([*(tmp_path / "models").glob("*.keras")]) == 1
+    assert comes_true(lambda: own_servers(environment) == [])
+
+
+@pytest.mark.parametrize("on_the_path", [False, True], ids=["current folder", "PYTHONPATH"])
+def test_other_tasks_and_flows_are_not_taken_for_ours(
+    options: list[str], environment: Environment, tmp_path: Path, *, on_the_path: bool
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in ("tasks", "flows", "deployments"):
+        (others / f"{name}.py").write_text("raise SystemExit(f'{__name__} is another one')")
+    done = subprocess.run(
+        [sys.executable, ROOT / PROGRAM, *options],
+        cwd=tmp_path if on_the_path else others,
+        env={**environment, "PYTHONPATH": str(others)} if on_the_path else environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_file_that_hides_a_library_is_named(
+    options: list[str], environment: Environment, tmp_path: Path
+) -> None:
+    (tmp_path / "keras.py").touch()
+    done = run_program(options, {**environment, "PYTHONPATH": str(tmp_path)}, status=1)
+    assert f"`keras` must be the installed library. Received: {tmp_path}/keras.py" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_kill_takes_the_server_along(options: list[str], environment: Environment) -> None:

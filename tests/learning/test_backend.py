@@ -28,13 +28,12 @@ from tasks.records import ArrayRef, DatasetRef
 from tasks.settings import RunSettings
 array = ArrayRef(sha256="0" * 64, size_bytes=0, dtype="float32", shape=(400, 144))
 arrays = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), array)
-model = build_model(
-    RunSettings(model="cnn").plan, DatasetRef(name="m", height=12, width=12, classes=10, **arrays)
-)
+plan = RunSettings(model="cnn", epochs=1, batch_size=100, seed=7).plan
+model = build_model(plan, DatasetRef(name="m", height=12, width=12, classes=10, **arrays))
 random = np.random.default_rng(3)
 labels = np.eye(10, dtype=np.float32)[random.integers(10, size=400)]
 images = random.random((400, 144), dtype=np.float32)
-fit(model, images, labels, epochs=1, batch_size=100, seed=7)
+fit(model, images, labels, plan, image_shape=(12, 12))
 print(weights_digest(model))
 """
 

@@ -387,7 +387,7 @@ def test_edited_own_model_is_trained_and_evaluated_again(
     write(tmp_path / "nets.py", HEAD + SCALED.replace("FACTOR", "3.0"))
     edited = run_flow(own)
     assert ["fetch", "train", "evaluate", "illustrate", "publish"] == edited.computed
-    assert "input: tiny changed" == edited.heard["train"].why
+    assert "input: nets.py:tiny changed" == edited.heard["train"].why
     assert "input: model, tiny changed" == edited.heard["evaluate"].why
     assert first.summary.weights_sha256 != edited.summary.weights_sha256
 

@@ -15,7 +15,7 @@ from tasks.errors import ModelError
 from tasks.learning.backend import keras, tf
 from tasks.learning.network import build_model, weights_digest
 from tasks.learning.seeding import seeded
-from tasks.learning.training import EpochListener, epoch_order, epoch_shifts, fit, predict
+from tasks.learning.training import epoch_listener, epoch_order, epoch_shifts, fit, predict
 from tasks.records import ArrayRef, DatasetRef, EpochMetrics, TrainingPlan
 from tasks.settings import RunSettings
 from tasks.train import require_finite
@@ -64,8 +64,9 @@ def fit_noise(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **options: object,
 ) -> dict[str, list[float]]:
-    chosen = {"epochs": plan.epochs, "batch_size": plan.batch_size, "seed": plan.seed, **options}
-    return fit(model, x, y, callbacks=callbacks, **chosen).history
+    """Options of the plan overrule it; the others are those of `fit`."""
+    changes = {name: options.pop(name) for name in TrainingPlan.model_fields if name in options}
+    return fit(model, x, y, plan.model_copy(update=changes), callbacks=callbacks, **options).history
 
 
 def bits(model: keras.Model) -> bytes:
@@ -409,7 +410,7 @@ def test_model_that_asks_to_run_eagerly_is_trained_by_keras(
 
 def test_callbacks_hear_of_epochs_with_true_metrics() -> None:
     heard: list[tuple[int, EpochMetrics]] = []
-    listener = EpochListener(lambda epoch, metrics: heard.append((epoch, metrics)))
+    listener = epoch_listener(lambda epoch, metrics: heard.append((epoch, metrics)))
     _, history = train(PLAN, callbacks=[listener])
     assert heard == [
         (number + 1, EpochMetrics(loss=loss, accuracy_fraction=accuracy))
@@ -506,10 +507,11 @@ def test_schedule_of_the_optimizer_is_followed() -> None:
     assert trained(3) == trained(1)
 
 
-def test_prediction_covers_the_last_few_images() -> None:
+def test_prediction_covers_the_last_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.learning.training.EVALUATE_BATCH", 3)
     model, _ = train(PLAN)
     x, _ = noise(7, 48, 3)
-    np.testing.assert_allclose(predict(model, x, batch_size=3), model(x), rtol=1e-5)
+    np.testing.assert_allclose(predict(model, x), model(x), rtol=1e-5)
 
 
 def test_images_too_small_for_the_convolutions_are_refused() -> None:

@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Failed, State
 
-from tasks.errors import ValidationFailedError
+from tasks.errors import DatasetError, ValidationFailedError
 from tasks.orchestration import events
 from tasks.reporting.history import CompletedRun, append_run
 from tasks.settings import RunSettings
@@ -74,6 +74,15 @@ class TestInARun:
         assert event["event"] == "mnist.validation.failed"
         assert event["payload"]["dataset"] == "stripes"
         assert "2 errors" in event["payload"]["message"]
+
+    def test_dataset_that_cannot_be_loaded_is_told_once_and_is_no_failed_validation(
+        self, settings: RunSettings, tmp_path: Path, told: Told
+    ) -> None:
+        with pytest.raises(DatasetError) as error:
+            run_flow(settings.model_copy(update={"dataset": str(tmp_path / "mistyped")}))
+        (event,) = told
+        assert event["event"] == "mnist.load.failed"
+        assert event["payload"] == {"dataset": "mistyped", "message": str(error.value)}
 
     def test_drop_below_the_best_of_the_model_is_told(
         self, after_a_run: RunSettings, told: Told

@@ -304,7 +304,7 @@ def test_tiles_are_a_table_in_markdown(report: Report) -> None:
 
 
 def test_own_model_is_named_with_its_code(report: Report) -> None:
-    own = OwnModel(name="tiny", sha256=64 * "e", path=Path("nets.py"))
+    own = OwnModel(name="tiny", file="nets.py", sha256=64 * "e", path=Path("nets.py"))
     plan = report.plan.model_copy(update={"model": own})
 
     page = Page(report.model_copy(update={"plan": plan}).html())

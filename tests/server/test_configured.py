@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from programs import ROOT
 
 from tasks.errors import ServerError
 from tasks.server.configured import is_configured, wait_for_configured_server
+from tasks.server.home import open_stack
 
 URL = "http://somewhere/api"
 Files = dict[str, str]  # by name; "~/" is Prefect's home folder
@@ -235,3 +241,81 @@ def test_server_that_accepts_and_never_answers_is_given_up(
         ):
             wait_for_configured_server(said.append, timeout_seconds=0.5)
     assert [f"waiting for the Prefect server at {url}"] == said
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """A server that lets in whoever logs in as `me:word:s`."""
+
+    def do_GET(self) -> None:
+        login = base64.b64encode(b"me:word:s").decode()
+        open_to_all = self.path.endswith("/health")
+        let_in = open_to_all or self.headers.get("Authorization") == f"Basic {login}"
+        self.send_response(200 if let_in else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """Where that server listens: host and port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+WAITS = """
+import os
+from tasks.errors import ServerError
+from tasks.server.configured import wait_for_configured_server
+try:
+    wait_for_configured_server(print, timeout_seconds=5.0)
+except ServerError as error:
+    print(error)
+else:
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+    print("let in", PREFECT_API_URL.value(), PREFECT_UI_URL.value())
+"""
+
+
+def waits_for(address: str, stack: Path, **environment: str) -> str:
+    """What a process says that waits for a server."""
+    told = {"PREFECT_API_URL": address, "PIPELINE_STACK_DIR": str(stack), **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", WAITS],
+        env={**os.environ, **told},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_password_in_the_address_is_used_and_never_shown(guarded: str, tmp_path: Path) -> None:
+    said = waits_for(f"http://me:word%3As@{guarded}/api", tmp_path)
+    assert said == f"let in http://{guarded}/api http://{guarded}"
+
+
+def test_missing_password_is_told_by_the_variable_that_it_belongs_in(
+    guarded: str, tmp_path: Path
+) -> None:
+    said = waits_for(f"http://{guarded}/api", tmp_path / "none")
+    assert "Received: 401 without a password in PREFECT_API_AUTH_STRING" in said
+    assert said.endswith(
+        "Set PREFECT_API_AUTH_STRING to the server's PREFECT_SERVER_API_AUTH_STRING."
+    )
+    assert not (tmp_path / "none").exists()
+
+
+def test_wrong_password_of_the_projects_server_is_told_by_where_the_right_one_lies(
+    guarded: str, tmp_path: Path
+) -> None:
+    open_stack(tmp_path, {"PREFECT_SERVER_API_PORT": guarded.rpartition(":")[2]})
+    said = waits_for(f"http://{guarded}/api", tmp_path, PREFECT_API_AUTH_STRING="me:mistyped")
+    assert "Received: 401 with the password in PREFECT_API_AUTH_STRING" in said
+    assert said.endswith(f"which stands in {tmp_path}/server.env.")
+    assert "mistyped" not in said

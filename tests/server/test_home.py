@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from deployments.commands import ROOT, client_environment, server_environment
+from deployments.commands import (
+    ROOT,
+    client_environment,
+    make_compose_secrets,
+    server_environment,
+)
+from tasks.errors import PipelineError, ServerError
 from tasks.server.home import (
     AUTH,
     DATABASE,
@@ -21,12 +27,11 @@ from tasks.server.home import (
     PORT,
     PROFILES_FILE,
     SERVER_FILE,
-    make_compose_secrets,
     open_stack,
     read_private,
+    require_certificates,
     stack_folder,
 )
-from tasks.errors import PipelineError
 
 CHOSEN = {PORT: "4300", DATABASE: "postgresql+asyncpg://prefect:word@db/prefect"}
 
@@ -73,7 +78,8 @@ MANY, ROUNDS = 8, 5
 OPENS_STACKS = """
 import json, sys
 from pathlib import Path
-from tasks.server.home import make_compose_secrets, open_stack, read_private
+from deployments.commands import make_compose_secrets
+from tasks.server.home import open_stack, read_private
 folder, rounds = Path(sys.argv[1]), range(int(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -202,3 +208,46 @@ def test_secrets_for_compose_are_made_once(tmp_path: Path) -> None:
     assert set(made) == {"POSTGRES_PASSWORD", "REDIS_PASSWORD", AUTH, ENCRYPTION_KEY}
     assert not make_compose_secrets(path)
     assert read_private(path) == made
+
+
+class TestServing:
+    """Whose server answers."""
+
+    def test_nobody_is_its_server_before_one_has_been_started(self, tmp_path: Path) -> None:
+        assert not open_stack(tmp_path, {}).serves
+
+    def test_it_serves_as_long_as_its_server_lives(self, tmp_path: Path) -> None:
+        stack = open_stack(tmp_path, {})
+        with stack.serving():
+            assert stack.serves
+        assert not stack.serves
+
+    def test_a_second_server_is_refused(self, tmp_path: Path) -> None:
+        stack = open_stack(tmp_path, {})
+        with (
+            stack.serving(),
+            pytest.raises(ServerError, match=r"one server\. Received: another one"),
+            stack.serving(),
+        ):
+            pass
+
+    def test_looking_is_in_no_servers_way(self, tmp_path: Path) -> None:
+        stack = open_stack(tmp_path, {})
+        with stack.serving():
+            pass
+        assert not any(stack.serves for _ in range(100))
+        with stack.serving():
+            assert stack.serves
+
+
+def test_folder_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "stack").write_text("not a folder")
+    with pytest.raises(PipelineError, match=r"folder of your own\. Received: .*PIPELINE_STACK_DIR"):
+        open_stack(tmp_path / "stack", {})
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there_are_named(name: str, tmp_path: Path) -> None:
+    require_certificates({name: str(tmp_path)})
+    with pytest.raises(ServerError, match=rf"{name} must name what exists\. Received: .*/gone"):
+        require_certificates({name: str(tmp_path / "gone")})

@@ -458,3 +458,10 @@ def test_source_that_was_deleted_has_changed(tmp_path: Path) -> None:
 )
 def test_dataset_is_called_after_its_last_part(dataset: str, name: str) -> None:
     assert dataset_name(dataset) == name
+
+
+def test_name_that_is_too_long_for_what_is_named_after_it_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 101}.npz"
+    np.savez(path, **tiny_arrays())
+    with pytest.raises(DatasetError, match=r"at most 100 letters\. Received: 101: x{20}…"):
+        find_dataset(str(path), tmp_path)

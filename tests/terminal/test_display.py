@@ -49,6 +49,14 @@ def under_way(display: Display, console: Console) -> list[list[str]]:
     return [line.split() for line in captured.get().splitlines() if line.strip()]
 
 
+def test_run_that_can_be_watched_says_where_before_its_stages_start(pipe: Console) -> None:
+    display = Display()
+    display.run_started("not-to-be-watched")
+    display.pages = "http://127.0.0.1:4200"
+    display.run_started("0198")
+    assert shown_on(pipe) == "  watch it at http://127.0.0.1:4200/runs/flow-run/0198\n"
+
+
 def test_finished_stage_is_a_line_in_columns_that_fit_the_longest_name(pipe: Console) -> None:
     display = Display()
     display.stage_finished("load", CACHED)

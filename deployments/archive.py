@@ -1,0 +1,300 @@
+"""`make backup` and `make restore`: what cannot be computed again, in one file.
+
+    mnist-pipeline-backup/
+      stack/server.env      addresses and secrets
+      stack/profiles.toml   Prefect's profile for this server
+      stack/prefect.db      the database; of PostgreSQL, what pg_dump wrote: database.dump
+      models/…              models, reports and history.jsonl
+      manifest.json         written last: the names of all these files, and what made them
+
+It is for its owner's eyes only. The cache is not in it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from pydantic import ValidationError
+
+from deployments import database
+from tasks.cache.blobs import PARTIAL, NewFile
+from tasks.errors import PipelineError
+from tasks.records import Record
+from tasks.server.home import (
+    CHOICES,
+    DATABASE,
+    PROFILES_FILE,
+    SERVER_FILE,
+    Stack,
+    as_lines,
+    open_stack,
+    read_private,
+    write_private,
+)
+
+TOP = "mnist-pipeline-backup"
+STACK, MODELS, MANIFEST = "stack", "models", "manifest.json"
+DATABASE_FILE, DUMP = "prefect.db", "database.dump"
+SQLITE = f"{STACK}/{DATABASE_FILE}"
+BLOCK_BYTES = 1 << 20
+
+
+class Manifest(Record):
+    """What is in an archive; `folder` was the stack's when the backup was made."""
+
+    version: Literal[1] = 1
+    made: datetime
+    folder: Path
+    database: Literal["postgresql", "sqlite"]
+    revision: str
+    files: frozenset[str]
+
+
+@contextmanager
+def _errors_named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PipelineError(
+            "What a backup is made of and restored to must be readable and writable.",
+            received=error.strerror or error,
+            where=error.filename or "",
+            advice="Check owner and permissions, and the room on the disk.",
+        ) from error
+
+
+@_errors_named()
+def backup(stack: Stack, models: Path, archive: Path) -> list[str]:
+    """Write an archive, while the server runs or not; returns what is in it. Raises PipelineError.
+
+    It gets its name when it is complete. Links to folders below the models are not followed.
+    """
+    _require_new(archive, outside=(stack.folder, models))
+    sqlite = stack.database_kind == "sqlite"
+    with (
+        NewFile(archive.parent, option="FILE") as file,
+        TemporaryDirectory(dir=archive.parent, prefix=f"{archive.name}.") as staging,
+    ):
+        copied = Path(staging) / DATABASE_FILE
+        revision = database.copy(stack.server[DATABASE], copied)
+        files = {f"{STACK}/{name}": stack.folder / name for name in (SERVER_FILE, PROFILES_FILE)}
+        files |= {SQLITE if sqlite else DUMP: copied, **_files_below(models)}
+        manifest = Manifest(
+            made=datetime.now(UTC),
+            folder=stack.folder,
+            database="sqlite" if sqlite else "postgresql",
+            revision=revision,
+            files=frozenset(files),
+        )
+        _write(file.temporary, files, manifest)
+        file.publish(archive, sync=True)
+    return [
+        f"kept  {stack.folder}: secrets, profile and the {stack.database_kind} database",
+        f"kept  {models}: {len(manifest.files) - 3} files",
+        f"in    {archive}: it holds the secrets, keep it from others",
+    ]
+
+
+@_errors_named()
+def restore(
+    archive: Path,
+    folder: Path,
+    models: Path,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    replace: bool = False,
+) -> list[str]:
+    """Make a stack and its models what an archive holds; returns what was done.
+
+    What is there is moved aside if `replace` is set, otherwise nothing is done. Raises
+    PipelineError, and then everything is as before. Addresses and a PostgreSQL database can be
+    chosen by the environment, as on the first start.
+    """
+    folder, models, done = folder.resolve(), models.resolve(), list[str]()
+    require_unused(folder)
+    if not replace:
+        _require_free(folder, models)
+    with ExitStack() as rooms, ExitStack() as undo:
+        unpacked = rooms.enter_context(_room_beside(folder))
+        manifest = _unpack(archive, unpacked)
+        stack = _told(unpacked / TOP / STACK, folder, manifest, environment)
+        for name, place in ((STACK, folder), (MODELS, models)):
+            if (unpacked / TOP / name).is_dir():
+                room = rooms.enter_context(_room_beside(place))
+                done += _put(unpacked / TOP / name, room / name, place, undo)
+        if manifest.database == "postgresql":
+            database.fill(stack.server[DATABASE], unpacked / TOP / DUMP)
+            done.append(f"made   {database.place(stack.server[DATABASE])}")
+        open_stack(folder, {})  # writes the profile
+        undo.pop_all()
+    return done
+
+
+def _require_new(archive: Path, outside: tuple[Path, ...]) -> None:
+    if os.path.lexists(archive):
+        raise PipelineError(
+            "A backup replaces no file.",
+            received="one that is there",
+            where=archive,
+            advice="Choose another name, such as FILE=mnist-$(date +%F).tar.gz.",
+        )
+    if inside := [place for place in outside if archive.resolve().is_relative_to(place.resolve())]:
+        raise PipelineError(
+            "A backup must lie outside of what it keeps.",
+            received=archive,
+            where=inside[0],
+            advice="Choose another folder.",
+        )
+
+
+def _files_below(models: Path) -> dict[str, Path]:
+    """The finished files of the models' folder, by their names in the archive."""
+    paths = (Path(folder, name) for folder, _, names in os.walk(models) for name in names)
+    return {
+        f"{MODELS}/{path.relative_to(models).as_posix()}": path
+        for path in paths
+        if path.is_file() and path.suffix != PARTIAL
+    }
+
+
+def _write(path: Path, files: Mapping[str, Path], manifest: Manifest) -> None:
+    with tarfile.open(path, "w:gz", dereference=True, compresslevel=6) as tar:
+        for name, file in files.items():
+            tar.add(file, f"{TOP}/{name}", filter=_owned_by_nobody)
+        content = manifest.model_dump_json().encode()
+        info = tarfile.TarInfo(f"{TOP}/{MANIFEST}")
+        info.size, info.mode = len(content), 0o600
+        tar.addfile(info, io.BytesIO(content))
+
+
+def _owned_by_nobody(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Whoever restores it will own it."""
+    info.uid = info.gid = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def require_unused(folder: Path) -> None:
+    """Raise PipelineError while a server, or a run with one of its own, uses a stack."""
+    if Stack(folder, {}).serves or database.in_use(folder / DATABASE_FILE):
+        raise PipelineError(
+            "Nothing may use the database meanwhile.",
+            received="a server or a run that does",
+            where=folder,
+            advice="Stop them (Ctrl-C), then try again.",
+        )
+
+
+def _require_free(*places: Path) -> None:
+    if taken := [place for place in places if place.is_dir() and any(place.iterdir())]:
+        raise PipelineError(
+            "A backup is restored to where there is nothing yet.",
+            received=[str(place) for place in taken],
+            advice="With REPLACE=1, what is there is moved aside, not deleted.",
+        )
+
+
+@contextmanager
+def _room_beside(place: Path) -> Iterator[Path]:
+    """A temporary folder from which files can be renamed to a place."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place.parent, prefix=f"{place.name}.restore-") as room:
+        yield Path(room)
+
+
+def _unpack(archive: Path, room: Path) -> Manifest:
+    """Unpack a whole archive of ours. Raises PipelineError for any other."""
+    try:
+        with gzip.open(archive) as content:
+            with tarfile.open(fileobj=content, mode="r|") as tar:
+                tar.extraction_filter = getattr(tarfile, "data_filter", lambda info, _: info)
+                tar.extractall(room, map(_plain, tar))  # noqa: S202 - each is looked at
+            while content.read(BLOCK_BYTES):  # up to the checksum at its end
+                pass
+    except (gzip.BadGzipFile, EOFError, tarfile.TarError, zlib.error) as error:
+        raise _not_ours(archive, error) from error
+    manifest = _manifest(archive, room / TOP / MANIFEST)
+    paths = (path for path in (room / TOP).rglob("*") if path.is_file())
+    found = {path.relative_to(room / TOP).as_posix() for path in paths} - {MANIFEST}
+    needed = {f"{STACK}/{SERVER_FILE}", SQLITE if manifest.database == "sqlite" else DUMP}
+    if differing := sorted(found ^ manifest.files | needed - found):
+        raise _not_ours(archive, f"{differing[0]} is missing or one too many")
+    database.require_known(manifest.database, manifest.revision)
+    return manifest
+
+
+def _manifest(archive: Path, path: Path) -> Manifest:
+    if not path.is_file():
+        raise _not_ours(archive, f"no {MANIFEST}")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise _not_ours(archive, f"a {MANIFEST} of another kind or a later release") from error
+
+
+def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    """A file that would be written into the folder. Raises TarError for anything else."""
+    name = PurePosixPath(info.name)
+    if not info.isreg() or name.is_absolute() or ".." in name.parts:
+        raise tarfile.TarError(f"it holds {info.name!r}, which is no file below its folder")
+    return info
+
+
+def _not_ours(archive: Path, problem: object) -> PipelineError:
+    return PipelineError(
+        "The file must be a whole archive that `make backup` has made.",
+        received=problem,
+        where=archive,
+        advice="Nothing was changed. Name another file: make restore FILE=….",
+    )
+
+
+def _told(
+    unpacked: Path, folder: Path, manifest: Manifest, environment: Mapping[str, str]
+) -> Stack:
+    """The unpacked stack, its files written for the place where it will lie."""
+    path = unpacked / SERVER_FILE
+    chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
+    if database.kind(chosen.get(DATABASE, f"{manifest.database}://")) != manifest.database:
+        raise PipelineError(
+            "The database must be of the kind that was backed up.",
+            received=f"a backup of {manifest.database}",
+            where=DATABASE,
+            advice="Unset the variable, or name such a database.",
+        )
+    if manifest.database == "sqlite":
+        database.give_turns_back(unpacked / DATABASE_FILE)
+        chosen[DATABASE] = f"sqlite+aiosqlite:///{folder / DATABASE_FILE}"
+    text = path.read_text().replace(f"{manifest.folder}/", f"{folder}/")
+    kept = [line for line in text.splitlines(keepends=True) if line.split("=")[0] not in chosen]
+    write_private(path, "".join(kept) + as_lines(chosen))
+    stack = Stack(folder, read_private(path))
+    if manifest.database == "postgresql":
+        database.require_empty(stack.server[DATABASE])
+    unpacked.chmod(0o700)
+    return stack
+
+
+def _put(new: Path, room: Path, place: Path, undo: ExitStack) -> list[str]:
+    """Give an unpacked folder its place; returns what was done, which `undo` takes back."""
+    done = []
+    if place.is_dir() and any(place.iterdir()):
+        aside = place.with_name(f"{place.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+        place.rename(aside)
+        undo.callback(aside.rename, place)
+        done.append(f"moved  {place} to {aside}")
+    shutil.move(new, room)  # another file system may be there
+    room.rename(place)
+    undo.callback(place.rename, room)
+    return [*done, f"made   {place}"]
