@@ -1,37 +1,45 @@
-"""What a worker does while its server is away: it waits, and says so once.
+"""What a worker and its runs do while the server is away: they wait, and the worker says so once.
 
     02:14:07.113 | WARNING | prefect.worker - The server does not answer (ConnectError: …). …
     02:16:40.871 | WARNING | prefect.worker - The server answers again.
 
 Prefect's loops print the tracebacks of three failures at a time, and end after some minutes: the
-worker, or, without it, the cancelling of its runs.
+worker, or, without it, the cancelling of its runs. Events are not lost: Prefect keeps them, says at
+each try that it failed, and sends them later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
-from prefect._internal import observers
 from prefect.logging import get_logger
 from prefect.utilities.math import clamped_poisson_interval
-from prefect.workers import base
 
 from tasks.server.configured import health_problem
 
 WATCH_SECONDS = 5.0
 MISSES = 2  # one can be chance
+HAVE_LOOPS = ("prefect._internal.observers", "prefect.workers.base")
+SAY_THAT_A_WEBSOCKET_IS_CLOSED = (
+    "prefect.FlowRunCancellingObserver",
+    "prefect.FlowRunSuspendingObserver",
+    "prefect.events.clients",
+)
 
 
 def be_patient() -> None:
-    """Let the loops of this process's workers outlast an outage of any length."""
-    for module in (base, observers):
-        vars(module)["critical_service_loop"] = patient_loop
-    # What it says when its websocket is closed; from then on it asks every ten seconds.
-    logging.getLogger("prefect.FlowRunCancellingObserver").setLevel(logging.ERROR)
+    """Let the loops of this process, a worker or a run, outlast an outage of any length."""
+    for name in HAVE_LOOPS:
+        if name in sys.modules:
+            vars(sys.modules[name])["critical_service_loop"] = patient_loop
+    for name in SAY_THAT_A_WEBSOCKET_IS_CLOSED:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 async def patient_loop(
@@ -41,15 +49,21 @@ async def patient_loop(
     **_: Any,
 ) -> None:
     """Do something every few seconds; in place of a loop of Prefect's, with its parameters."""
-    while True:
-        try:
-            await workload()
-        except httpx.TransportError:
-            pass  # `watch_server` says it
-        except httpx.HTTPStatusError as error:
-            if not error.response.is_server_error:
-                raise
-        await asyncio.sleep(clamped_poisson_interval(interval, jitter_range))
+    # Prefect asks how the task has ended, and has no answer to a cancelled one but a traceback.
+    with suppress(asyncio.CancelledError):
+        while True:
+            await _attempt(workload)
+            await asyncio.sleep(clamped_poisson_interval(interval, jitter_range))
+
+
+async def _attempt(workload: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await workload()
+    except httpx.TransportError:
+        pass  # `watch_server` says it
+    except httpx.HTTPStatusError as error:
+        if not error.response.is_server_error:
+            raise
 
 
 async def watch_server(url: str) -> None:

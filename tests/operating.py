@@ -154,9 +154,9 @@ class Operated:
         """What a process has said."""
         return (self.folder / f"{name}.log").read_text()
 
-    def deploy(self) -> None:
-        """What `make deploy` does."""
-        run([sys.executable, "-m", "deployments", "deploy"], self.environment)
+    def deploy(self, *kinds: str) -> None:
+        """What `make deploy` does, with what it is asked for in ARGS."""
+        run([sys.executable, "-m", "deployments", "deploy", *kinds], self.environment)
 
     def doctor(self) -> str:
         """What `make doctor` says; its status has to be that."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -114,6 +115,19 @@ def test_loop_outlasts_an_outage_of_any_length_and_prints_nothing(
 ) -> None:
     asyncio.run(ended(failing([*OUTAGE * 50, EndOfTestError()], outage.patient_loop)))
     assert capsys.readouterr() == ("", "")
+
+
+def test_cancelled_loop_has_ended_like_any_other() -> None:
+    """Prefect's observers ask the task of theirs for its error, in a callback."""
+
+    async def cancelled() -> asyncio.Task[None]:
+        loop = asyncio.create_task(outage.patient_loop(partial(asyncio.sleep, 0), 60))
+        await asyncio.sleep(0.01)
+        loop.cancel()
+        await loop
+        return loop
+
+    assert asyncio.run(cancelled()).exception() is None
 
 
 def test_loop_ends_with_an_error_of_its_own() -> None:
