@@ -33,8 +33,8 @@ ui: $(VENV)/.base ## open the UI, logged in; starts the server if there is none
 server: $(VENV)/.base ## start the Prefect server and its UI, with a password of its own
 	@exec $(BIN)/python -m deployments server
 
-deploy: $(VENV)/.base ## register work pools, deployments and automations; changes nothing twice
-	@$(BIN)/python -m deployments deploy
+deploy: $(VENV)/.base ## register what is deployed, once; for more, make deploy ARGS="docker kubernetes"
+	@$(BIN)/python -m deployments deploy $(ARGS)
 
 worker: $(VENV)/.base ## start a worker that runs what is scheduled
 	@exec $(BIN)/python -m deployments worker

@@ -63,6 +63,10 @@ def _ui() -> int:
     return show_ui(open_stack())
 
 
+def _deploy(options: argparse.Namespace) -> int:
+    return _become((*commands.DEPLOY, *options.kinds), client_environment(open_stack()))
+
+
 def _doctor() -> int:
     stack, told = _as_client()
     from deployments.doctor import examine
@@ -142,10 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run in COMMANDS.items():
         commands.add_parser(name).set_defaults(run=lambda _, run=run: run())
-    for name, with_options in {"backup": _backup, "restore": _restore, "purge": _purge}.items():
+    for name, with_options in WITH_OPTIONS.items():
         command = commands.add_parser(name)
         command.set_defaults(run=with_options)
-        if name == "purge":
+        if name == "deploy":
+            command.add_argument("kinds", nargs="*", help="other workers: docker, kubernetes")
+        elif name == "purge":
             command.add_argument("--yes", action="store_true", help="ask nothing")
         else:
             command.add_argument("file", type=_path, help="the archive")
@@ -162,12 +168,13 @@ def _path(text: str) -> Path:
 COMMANDS = {
     "ui": _ui,
     "server": _server,
-    "deploy": lambda: _become(commands.DEPLOY, client_environment(open_stack())),
     "worker": lambda: _become(commands.WORKER, client_environment(open_stack())),
     "doctor": _doctor,
     "smoke": _smoke,
     "compose-secrets": _compose_secrets,
 }
+
+WITH_OPTIONS = {"deploy": _deploy, "backup": _backup, "restore": _restore, "purge": _purge}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,7 @@
 Each automation is known by its name and is updated in place: Prefect would take another of the
 same name without a word. Those whose names begin with `mnist: ` are ours, and are removed when
 the file no longer has them. Messages go to the notification block `mnist-notifications`, which
-the operator makes; without it the automations still act, and nobody is told.
+the operator makes; without it, automations that would only tell somebody are left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from string import Template
+from typing import Any
 from uuid import UUID
 
 import yaml
@@ -25,14 +26,17 @@ OURS = "mnist: "
 NOTIFICATIONS = "mnist-notifications"  # the operator's block
 RECOVERY = f"{RECOVERY_FLOW}/recover"
 MISSING_HEARTBEATS = 3
+ARRIVAL_SECONDS = 15  # that an event needs, at the most, until it can be looked up
 COMPARED = set(AutomationCore.model_fields) - {"enabled"}  # an operator may have switched one off
 
 
 def automations(recovery: UUID, heartbeat_seconds: int, block: UUID | None) -> list[AutomationCore]:
-    """All automations: with the deployment that recovers dead runs, and where messages go."""
+    """All that do something: with the deployment that recovers dead runs, and where messages go."""
     text = Template(FILE.read_text()).substitute(
         recovery=recovery,
-        silence=MISSING_HEARTBEATS * heartbeat_seconds,
+        suspicious=(MISSING_HEARTBEATS - 1) * heartbeat_seconds,
+        look=heartbeat_seconds + ARRIVAL_SECONDS,
+        silence=in_words(MISSING_HEARTBEATS * heartbeat_seconds),
         notifications=block,
         validation_failed=VALIDATION_FAILED,
         accuracy_dropped=ACCURACY_DROPPED,
@@ -42,9 +46,33 @@ def automations(recovery: UUID, heartbeat_seconds: int, block: UUID | None) -> l
         acts = [a for a in fields["actions"] if block or a["type"] != "send-notification"]
         fields["name"] = f"{OURS}{fields['name']}"
         fields["trigger"]["expect"] = set(fields["trigger"]["expect"])
-        fields["actions"] = acts or [{"type": "do-nothing"}]
-        made.append(AutomationCore.model_validate(fields))
+        fields["actions"] = acts
+        if acts:
+            made.append(AutomationCore.model_validate(fields))
     return made
+
+
+def in_words(seconds: int) -> str:
+    """A time as a person says it: `90 seconds`, `3 minutes`, `1 hour`."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        count, rest = divmod(seconds, length)
+        if count and not rest:
+            return f"{count} {unit}{'s' * (count > 1)}"
+    return "0 seconds"
+
+
+def nobody_is_told() -> str:
+    """What an operator has to know as long as there is no notification block."""
+    fields = yaml.safe_load(FILE.read_text())["automations"]
+    silent = [f"“{OURS}{f['name']}”" for f in fields if _only_tells(f["actions"])]
+    return (
+        f"left out {', '.join(silent)}: there is nobody to tell. Make a notification block "
+        f"{NOTIFICATIONS} in the UI (Blocks), then run `make deploy` again."
+    )
+
+
+def _only_tells(actions: list[dict[str, Any]]) -> bool:
+    return all(action["type"] == "send-notification" for action in actions)
 
 
 def wanted(client: SyncPrefectClient, heartbeat_seconds: int) -> list[AutomationCore]:

@@ -1,49 +1,46 @@
-"""`python -m deployments.deploy`: work pools, deployments and automations, as they should be.
+"""`python -m deployments.deploy [docker] [kubernetes]`: work pools, deployments and automations.
 
 It goes to the server that Prefect is configured for, as `make deploy` does. Run twice, it
-changes nothing.
+changes nothing. What only Docker's or Kubernetes's workers need is made once it is asked for, and
+is kept up to date from then on.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache, partial
-from importlib.resources import files
 from typing import Any
 
-import jsonpatch
-import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations
-from deployments.commands import POOL, PREFECT_FILE, ROOT, by_hand, command
+from deployments.commands import PREFECT_FILE, ROOT, by_hand, command
+from deployments.definitions import read_deployments
+from deployments.pools import ON_REQUEST, POOLS, make_pool, present_kinds
 from tasks.errors import PipelineError
 from tasks.server.configured import wait_for_configured_server
 
-# What a worker of each type makes of a run, as Prefect has it. A server would look for a newer
-# one on the internet; this one belongs to the release that the lock pins.
-TEMPLATES = files("prefect") / "server/api/collections_data/views/aggregate-worker-metadata.json"
-KUBERNETES_PATCH = ROOT / "deployments" / "kubernetes" / "job-template.patch.yaml"
-# By name: the type of worker that looks after it. Those of the last two come with packages of
-# their own, which only the worker needs.
-POOLS = {POOL: "process", "mnist-docker": "docker", "mnist-kubernetes": "kubernetes"}
 SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
 
 
 def main() -> int:
     """Register everything, once the server answers; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.deploy", description=__doc__)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=" or ".join(ON_REQUEST))
+    kinds = parser.parse_args().kinds
+    if unknown := set(kinds) - set(ON_REQUEST):
+        parser.error(f"can be asked for: {', '.join(ON_REQUEST)}, not {', '.join(unknown)}")
     say_once = cache(partial(print, file=sys.stderr))
     try:
         wait_for_configured_server(say_once, SERVER_WAIT_SECONDS)
         with get_client(sync_client=True) as client:
-            for line in deploy(client):
+            for line in deploy(client, kinds):
                 print(line)
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
@@ -51,80 +48,59 @@ def main() -> int:
     return 0
 
 
-def deploy(client: SyncPrefectClient) -> Iterator[str]:
-    """Register everything; yields what was done, a line each."""
+def deploy(client: SyncPrefectClient, asked_for: Collection[str] = ()) -> Iterator[str]:
+    """Register everything; yields what was done, a line each. Raises PipelineError."""
+    kinds = {"process", *asked_for, *present_kinds(client)}
+    names = deployment_names(kinds)
     for name, kind in POOLS.items():
-        yield from _make_pool(client, name, kind)
-    deploy_file()
-    yield f"registered {', '.join(deployment_names())}"
+        if kind in kinds:
+            yield from make_pool(client, name, kind)
+    deploy_file(names)
+    yield f"registered {', '.join(names)}"
     heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
     yield from automations.register(client, automations.wanted(client, heartbeat))
+    if not automations.notification_block(client):
+        yield automations.nobody_is_told()
 
 
-def deployment_names() -> list[str]:
-    """The deployments in the file, in order."""
-    return [deployment["name"] for deployment in prefect_file()["deployments"]]
+def deployment_names(kinds: Collection[str]) -> list[str]:
+    """The deployments in the file that wait for these kinds of worker, in order."""
+    return [each.name for each in read_deployments() if each.work_pool.kind in kinds]
 
 
-def prefect_file() -> dict[str, Any]:
-    """The deployments' file, its shared definitions in place."""
-    return dict(yaml.safe_load((ROOT / PREFECT_FILE).read_text()))
-
-
-def job_template(kind: str) -> dict[str, Any]:
-    """What a worker of some type makes of a run: Prefect's own, for Kubernetes with our patch."""
-    collections = json.loads(TEMPLATES.read_text()).values()
-    (worker,) = (workers[kind] for workers in collections if kind in workers)
-    template = dict(worker["default_base_job_configuration"])
-    if kind == "kubernetes":
-        jsonpatch.apply_patch(template, yaml.safe_load(KUBERNETES_PATCH.read_text()), in_place=True)
-    return template
-
-
-def deploy_file(path: str = PREFECT_FILE) -> None:
-    """Register the deployments of a file. Raises PipelineError with what Prefect says."""
-    arguments = ("--no-prompt", "deploy", "--all", "--prefect-file", path)
+def deploy_file(names: Collection[str], path: str = PREFECT_FILE) -> None:
+    """Register deployments of a file. Raises PipelineError with what Prefect says."""
+    named = [part for name in names for part in ("--name", name)]
+    arguments = ("--no-prompt", "deploy", "--prefect-file", path, *named)
     silent: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    silent["env"] = {**os.environ, "COLUMNS": "10000"}  # so that no line is wrapped
     done = subprocess.run(command(("prefect", *arguments)), cwd=ROOT, check=False, **silent)
     if done.returncode:
         raise PipelineError(
-            f"{by_hand(' '.join(arguments))} must succeed.",
+            "Prefect must accept each deployment.",
             received=reason(done.stdout, done.stderr),
             where=path,
-            advice="Run it by itself to see all that it says.",
+            advice=f"Correct it, or run {by_hand(' '.join(arguments))} to see all that it says.",
         )
 
 
 def reason(stdout: str, stderr: str) -> str:
-    """Why a command of Prefect's has failed, in one line.
+    """Of which deployment and why `prefect deploy` has failed, in one line.
 
     Of an exception, Prefect writes the traceback and then only "An exception occurred."; other
-    reasons are the last paragraph of what it writes.
+    reasons are the last paragraph of what it writes. What the server says comes as a JSON object
+    behind its address.
     """
     _, traceback, trace = stderr.rpartition("Traceback (most recent call last):\n")
-    paragraph = (stdout.strip() or stderr.strip()).rpartition("\n\n")[2]
+    announced = re.findall(r"Deploying (.*?) *│", stdout)
+    rest = re.sub(r"^[╭│╰].*\n", "\n", stdout, flags=re.MULTILINE)
+    paragraph = (rest.strip() or stderr.strip()).rpartition("\n\n")[2]
     text = re.sub(r"\A( .*\n)*", "", trace) if traceback else paragraph
-    return " ".join(re.sub(r"For further information visit \S+", "", text).split()).rstrip(".")
-
-
-def _make_pool(client: SyncPrefectClient, name: str, kind: str) -> Iterator[str]:
-    template = job_template(kind)
-    try:
-        pool = client.read_work_pool(name)
-    except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
-        yield f"made the work pool {name} ({kind})"
-        return
-    if pool.type != kind:
-        raise PipelineError(
-            f"The work pool {name} must be of the type {kind}.",
-            received=pool.type,
-            where=str(client.api_url),
-            advice=f"Remove it with {by_hand(f'work-pool delete {name}')}, and deploy again.",
-        )
-    if kind == "kubernetes" and pool.base_job_template != template:
-        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
-        yield f"changed the work pool {name}"
+    if answer := re.search(r"Response: \{'detail': (['\"])(.*)\1\}", text):
+        text = answer[2]
+    text = re.sub(r"For (further|more) information \S+ \S+", "", text)
+    said = " ".join(text.split()).rstrip(".")
+    return f"{announced[-1]}: {said}" if announced else said
 
 
 if __name__ == "__main__":

@@ -10,27 +10,40 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
-from prefect.client.schemas.objects import FlowRun, WorkerStatus, WorkPool
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    WorkPoolFilter,
+)
+from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus, WorkPool
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-from deployments import automations, deploy
-from deployments.commands import POOL, by_hand
+from deployments import automations
+from deployments.commands import POOL, PREFECT_FILE, by_hand
+from deployments.definitions import read_deployments
+from deployments.pools import POOLS, present_kinds
 from deployments.recovery import BACK_LINK, TAG
+from deployments.recovery import FLOW_NAME as RECOVERY_FLOW
+from tasks.errors import PipelineError
 from tasks.server.home import CHOICES, DATABASE, PROFILES_FILE, SERVER_FILE, Stack
 from tasks.settings import RunSettings
 
+TRAINING = "mnist"  # the flow
+DEAD_LETTERS = "dlq"  # Prefect's name, in its home, for what its broker in memory gives up
+NEVER = datetime.min.replace(tzinfo=UTC)
 UNAUTHORIZED = (401, 403)
 FEW_BYTES = 2 * 10**9  # a run on MNIST keeps 0.3 GB; beyond that, room for other datasets
 
@@ -72,6 +85,7 @@ def findings(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]:
     with get_client(sync_client=True) as client:
         yield from registered(client)
         yield from watched(client)
+        yield dead_letters(stack.folder / DEAD_LETTERS)
         yield late(client)
         since = {"after_": datetime.now(UTC) - timedelta(days=7)}
         yield from dead(_runs(client, state={"type": {"any_": ["CRASHED"]}}, end_time=since))
@@ -152,18 +166,36 @@ def _problem(url: str) -> str:
 
 def registered(client: SyncPrefectClient) -> Iterator[Finding]:
     """The deployments, their schedules, and the automations."""
+    try:
+        defined = read_deployments()
+    except PipelineError as error:
+        yield wrong("deployments", str(error))
+        return
     found = {deployment.name: deployment for deployment in client.read_deployments()}
-    names = deploy.deployment_names()
-    if lacking := [name for name in names if name not in found]:
+    kinds = {"process", *present_kinds(client)}
+    needed = [each.name for each in defined if each.work_pool.kind in kinds]
+    if lacking := [name for name in needed if name not in found]:
         yield wrong("deployments", f"{', '.join(lacking)} not registered. Run `make deploy`.")
         return
-    for deployment in (found[name] for name in names):
+    for deployment in (found[name] for name in needed):
         active = [each.schedule for each in deployment.schedules if each.active]
         when = "paused" if deployment.paused else ", ".join(map(_when, active)) or "on demand"
         text = f"{deployment.name}: {when}, in the pool {deployment.work_pool_name}"
         yield (note if deployment.paused else ok)("deployment", text)
+    yield from given_up(client, {each.name for each in defined})
     heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
     yield from automated(automations.wanted(client, heartbeat), client.read_automations())
+
+
+def given_up(client: SyncPrefectClient, defined: Collection[str]) -> Iterator[Finding]:
+    """Deployments of our flows that are no longer defined, as after an upgrade."""
+    ours = FlowFilter(name=FlowFilterName(any_=[TRAINING, RECOVERY_FLOW]))
+    flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=ours)}
+    for left in client.read_deployments(flow_filter=ours):
+        if left.name not in defined:
+            full = f"{flows[left.flow_id]}/{left.name}"
+            advice = "If it is not your own, remove it in the UI (Deployments)."
+            yield note("deployment", f"{full} is not in {PREFECT_FILE}. {advice}")
 
 
 def automated(wanted: list[AutomationCore], present: list[Automation]) -> Iterator[Finding]:
@@ -180,22 +212,62 @@ def automated(wanted: list[AutomationCore], present: list[Automation]) -> Iterat
 
 def watched(client: SyncPrefectClient) -> Iterator[Finding]:
     """The work pools and who looks after them."""
-    ours = WorkPoolFilter.model_validate({"name": {"any_": list(deploy.POOLS)}})
+    ours = WorkPoolFilter.model_validate({"name": {"any_": list(POOLS)}})
     for pool in client.read_work_pools(work_pool_filter=ours):
-        workers = client.read_workers_for_work_pool(pool.name)
-        yield attended(pool, sum(one.status is WorkerStatus.ONLINE for one in workers))
+        yield from attended(pool, client.read_workers_for_work_pool(pool.name))
 
 
-def attended(pool: WorkPool, online: int) -> Finding:
+def attended(pool: WorkPool, workers: Iterable[Worker]) -> Iterator[Finding]:
     """Whether a work pool has workers; ours for the nightly run has to have one."""
     if pool.is_paused:
-        return wrong("worker", f"the pool {pool.name} is paused: resume it in the UI.")
-    if online:
-        return ok("worker", f"{online} look after the pool {pool.name}")
-    problem = f"nobody looks after the pool {pool.name}"
-    if pool.name == POOL:
-        return wrong("worker", f"{problem}. Start a worker with `make worker`.")
-    return note("worker", f"{problem} ({pool.type})")
+        yield wrong("worker", f"the pool {pool.name} is paused: resume it in the UI.")
+    latest = sorted(workers, key=lambda worker: worker.last_heartbeat_time or NEVER)
+    online = [worker for worker in latest if worker.status is WorkerStatus.ONLINE]
+    for worker in online:
+        yield ok("worker", f"looks after the pool {pool.name}: {_last_sign(worker)}")
+    if not online:
+        before = f"; the latest was {_last_sign(latest[-1])}" if latest else ""
+        problem = f"nobody looks after the pool {pool.name}{before}"
+        if pool.name == POOL:
+            yield wrong("worker", f"{problem}. Start a worker with `make worker`.")
+        else:
+            yield note("worker", f"{problem}. {_if_not_needed(pool)}")
+
+
+def _last_sign(worker: Worker) -> str:
+    if worker.last_heartbeat_time is None:
+        return f"{worker.name}, no sign of life yet"
+    age = datetime.now(UTC) - worker.last_heartbeat_time
+    return f"{worker.name}, last sign of life {ago(age)}"
+
+
+def ago(age: timedelta) -> str:
+    """A time that has passed, in its largest unit: `12 seconds ago`, `3 hours ago`."""
+    seconds = max(0, int(age.total_seconds()))
+    unit = next((unit for unit in (86400, 3600, 60) if seconds >= unit), 1)
+    return f"{automations.in_words(seconds // unit * unit)} ago"
+
+
+def _if_not_needed(pool: WorkPool) -> str:
+    """How to get rid of what is there for another kind of worker."""
+    names = [each.name for each in read_deployments() if each.work_pool.name == pool.name]
+    return (
+        f"Start a worker of the type {pool.type}; or, if you need none, remove "
+        f"{' and '.join(names)} and then this pool in the UI."
+    )
+
+
+def dead_letters(folder: Path) -> Finding:
+    """Events that the server has given up, after four tries: nothing has come of them."""
+    written = sorted(path.stat().st_mtime for path in folder.glob("*"))
+    if not written:
+        return ok("events", "none was given up")
+    age = ago(datetime.now(UTC) - datetime.fromtimestamp(written[-1], UTC))
+    return wrong(
+        "events",
+        f"{len(written)} were given up, the latest {age}: an automation may have missed one. Look "
+        f"at the runs of that time, then run `rm -r {folder}`.",
+    )
 
 
 def late(client: SyncPrefectClient) -> Finding:

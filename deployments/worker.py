@@ -4,6 +4,8 @@ Prefect's own kills the runs it has started when it gets a SIGTERM, without a wo
 they stay Running until their silence is noticed. This one takes no new run, ends those that it
 has (they report themselves Crashed, and keep their checkpoints), waits for them, and stops. An
 automation then starts each again, on whichever worker is there.
+
+Several can work on one machine: each says on a port of its own whether it still asks for work.
 """
 
 from __future__ import annotations
@@ -20,10 +22,18 @@ from typing import Any
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_WORKER_WEBSERVER_HOST,
+    PREFECT_WORKER_WEBSERVER_PORT,
+    temporary_settings,
+)
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from deployments.commands import POOL
+from deployments.outage import be_patient, watch_server
 
+PORTS_TRIED = 100
 GRACE_SECONDS = 45.0  # less than the 60 that the compose file and a pod give
 
 
@@ -81,10 +91,19 @@ def _terminate(process: int) -> None:
         os.killpg(process, signal.SIGTERM)
 
 
-async def main() -> int:
+def free_port(host: str, first: int) -> int:
+    """The first port from some one on that nothing listens on, or any other."""
+    for port in (*range(first, min(first + PORTS_TRIED, 65536)), 0):
+        with suppress(OSError), socket.create_server((host, port)) as found:
+            return int(found.getsockname()[1])
+    return first
+
+
+async def work() -> int:
     """Work until a signal comes; returns the exit status."""
     worker = HandingBack(work_pool_name=POOL, name=f"{socket.gethostname()}-{os.getpid()}")
     working = asyncio.create_task(worker.start(with_healthcheck=True))
+    watching = asyncio.create_task(watch_server(PREFECT_API_URL.value() or ""))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -93,11 +112,23 @@ async def main() -> int:
     if stopped.is_set():
         print("The worker takes no more runs and hands back those that it has.", flush=True)
         await worker.hand_back()
+    watching.cancel()
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working
     return 0
 
 
+def main() -> int:
+    """Work, with a port that says so; returns the exit status."""
+    be_patient()
+    host, wanted = PREFECT_WORKER_WEBSERVER_HOST.value(), PREFECT_WORKER_WEBSERVER_PORT.value()
+    port = free_port(host, wanted)
+    taken = f" ({wanted} is taken)" if port != wanted else ""
+    print(f"health    http://{host}:{port}/health{taken}", flush=True)
+    with temporary_settings({PREFECT_WORKER_WEBSERVER_PORT: port}):
+        return asyncio.run(work())
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

@@ -23,9 +23,10 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterName,
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from programs import (
     HANG_SECONDS,
@@ -153,9 +154,9 @@ class Operated:
         """What a process has said."""
         return (self.folder / f"{name}.log").read_text()
 
-    def deploy(self) -> None:
-        """What `make deploy` does."""
-        run([sys.executable, "-m", "deployments", "deploy"], self.environment)
+    def deploy(self, *kinds: str) -> None:
+        """What `make deploy` does, with what it is asked for in ARGS."""
+        run([sys.executable, "-m", "deployments", "deploy", *kinds], self.environment)
 
     def doctor(self) -> str:
         """What `make doctor` says; its status has to be that."""
@@ -256,10 +257,26 @@ class Operated:
 
     def triggered(self) -> set[str]:
         """The names of the automations that have acted."""
-        asked = {"filter": {"event": {"name": ["prefect.automation.triggered"]}}}
-        with self.client() as client:
-            events = client.request("POST", "/events/filter", json=asked).json()["events"]
+        events = self.events("prefect.automation.triggered")
         return {event["resource"]["prefect.resource.name"] for event in events}
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The latest events of a name."""
+        asked = {"filter": {"event": {"name": [name]}}}
+        with self.client() as client:
+            return list(client.request("POST", "/events/filter", json=asked).json()["events"])
+
+    def looked_at(self, run: UUID) -> list[FlowRun]:
+        """The runs that have looked, or look, whether a run is dead."""
+        looks = self.runs_of("recover")
+        return [look for look in looks if look.parameters.get("flow_run_id") == str(run)]
+
+    def open_tasks(self, run: UUID) -> list[TaskRun]:
+        """The tasks of a run that have not ended."""
+        of_the_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        with self.client() as client:
+            tasks = client.read_task_runs(flow_run_filter=of_the_run)
+        return [task for task in tasks if task.state is None or not task.state.is_final()]
 
     def runs_of(self, deployment: str) -> list[FlowRun]:
         with self.client() as client:

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 from builders import tiny_arrays
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = "flows/mnist_flow.py"
@@ -54,6 +54,12 @@ def environment_in(home: Path) -> Environment:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MNIST_"))}
     homes = {"PREFECT_HOME": str(home), "PIPELINE_STACK_DIR": str(home)}
     return {**kept, **homes, "COLUMNS": "1000"}  # so that no line is wrapped
+
+
+def login_here() -> Environment:
+    """How another process reaches the server that this one talks to."""
+    password = str(PREFECT_API_AUTH_STRING.value())
+    return {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PREFECT_API_AUTH_STRING": password}
 
 
 def folders_in(folder: Path) -> list[str]:

@@ -33,3 +33,16 @@ def test_run_goes_on_when_nobody_reads_its_log() -> None:
 def test_prefects_own_handler_would_end_it() -> None:
     """The reason for ours: when this fails, ours can go."""
     assert status_of("prefect.logging.handlers", "PrefectConsoleHandler") == 1
+
+
+def test_run_is_patient_with_its_server_from_its_first_line_on() -> None:
+    program = """
+import logging, sys
+from deployments.console import LastingConsole
+from prefect._internal import observers
+logging.getLogger("run").addHandler(LastingConsole(stream=sys.stderr))
+logging.getLogger("run").error("heard")
+from deployments.outage import patient_loop
+sys.exit(observers.critical_service_loop is not patient_loop)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,25 +15,30 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, WorkPool
+from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus, WorkPool
+from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
-from prefect.settings import PREFECT_API_URL
+from prefect.server.utilities.messaging.memory import Subscription, Topic
+from prefect.settings import PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Crashed, Running, State
 from prefect.utilities.templating import apply_values
+from programs import login_here
 
 from deployments import doctor
 from deployments.__main__ import main
-from deployments.automations import automations, register, same, wanted
-from deployments.commands import ROOT, by_hand
-from deployments.deploy import (
-    POOLS,
-    deploy_file,
-    deployment_names,
-    job_template,
-    prefect_file,
-    reason,
+from deployments.automations import (
+    automations,
+    in_words,
+    nobody_is_told,
+    register,
+    same,
+    wanted,
 )
+from deployments.commands import ROOT, by_hand
+from deployments.definitions import Deployment, read_deployments
+from deployments.deploy import deploy_file, deployment_names, reason
 from deployments.doctor import Finding
+from deployments.pools import POOLS, job_template
 from deployments.recovery import FLOW_NAME, why_not
 from flows.mnist_flow import mnist_flow
 from tasks.errors import PipelineError
@@ -41,6 +46,7 @@ from tasks.server.home import Stack, open_stack
 from tasks.settings import RunSettings
 
 RECOVERY, BLOCK = UUID(int=1), UUID(int=2)
+DEPLOYMENTS = {deployment.name: deployment for deployment in read_deployments()}
 
 
 def by_name(notifications: UUID | None = None) -> dict[str, AutomationCore]:
@@ -51,44 +57,51 @@ class TestPrefectFile:
     """The deployments, as they are written down."""
 
     def test_every_pool_is_one_that_is_made(self) -> None:
-        pools = {d["work_pool"]["name"] for d in prefect_file()["deployments"]}
-        assert pools == set(POOLS)
-
-    def test_every_entrypoint_is_there(self) -> None:
-        for deployment in prefect_file()["deployments"]:
-            path, _, function = deployment["entrypoint"].partition(":")
-            assert f"def {function}(" in (ROOT / path).read_text()
+        assert {d.work_pool.name for d in DEPLOYMENTS.values()} == set(POOLS)
 
     @pytest.mark.parametrize("name", ["daily", "smoke", "daily-docker", "daily-kubernetes"])
     def test_parameters_are_settings_and_runs_take_turns(self, name: str) -> None:
-        (found,) = [d for d in prefect_file()["deployments"] if d["name"] == name]
-        RunSettings.model_validate(found["parameters"]["settings"])
-        assert found["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-        assert found["description"]
-        assert found["tags"]
+        found = DEPLOYMENTS[name]
+        RunSettings.model_validate(found.parameters["settings"])
+        assert found.concurrency_limit is not None
+        assert found.concurrency_limit.limit == 1
+        assert found.concurrency_limit.collision_strategy == "ENQUEUE"
+        assert found.description
+        assert found.tags
 
     def test_only_one_schedule_is_on_and_it_has_a_time_zone(self) -> None:
-        schedules = [s for d in prefect_file()["deployments"] for s in d["schedules"]]
-        assert [s.get("active", True) for s in schedules] == [True, False, False]
-        assert {s["timezone"] for s in schedules} == {"Europe/Berlin"}
+        schedules = [s for d in DEPLOYMENTS.values() for s in d.schedules]
+        assert [s.active for s in schedules] == [None, False, False]
+        assert {s.timezone for s in schedules} == {"Europe/Berlin"}
 
     @pytest.mark.parametrize("name", ["daily-docker", "daily-kubernetes"])
     def test_image_does_not_get_this_machines_folder(self, name: str) -> None:
-        (found,) = [d for d in prefect_file()["deployments"] if d["name"] == name]
-        (step,) = found["pull"]
+        pull = DEPLOYMENTS[name].pull
+        assert isinstance(pull, list)
+        (step,) = pull
         (arguments,) = step.values()
         assert (
             f"WORKDIR {arguments['directory']}\n" in (ROOT / "deployments/Dockerfile").read_text()
         )
 
-    def test_variables_of_the_kubernetes_jobs_are_those_of_the_template(self) -> None:
+    def test_variables_of_the_kubernetes_jobs_are_all_used(self) -> None:
         template = job_template("kubernetes")
-        (found,) = [d for d in prefect_file()["deployments"] if d["name"] == "daily-kubernetes"]
         declared = set(template["variables"]["properties"])
-        assert set(found["work_pool"]["job_variables"]) <= declared
         text = json.dumps(template["job_configuration"])
-        unused = {name for name in declared if f"{{{{ {name} }}}}" not in text}
-        assert unused == set()
+        assert {name for name in declared if f"{{{{ {name} }}}}" not in text} == set()
+
+    @pytest.mark.parametrize(
+        ("kinds", "expected"),
+        [
+            ({"process"}, ["daily", "smoke", "recover"]),
+            ({"process", "docker"}, ["daily", "smoke", "daily-docker", "recover"]),
+            (set(POOLS.values()), list(DEPLOYMENTS)),
+        ],
+    )
+    def test_what_other_workers_need_is_registered_on_request(
+        self, kinds: set[str], expected: list[str]
+    ) -> None:
+        assert deployment_names(kinds) == expected
 
 
 class TestKubernetesJob:
@@ -184,20 +197,35 @@ class TestReason:
         )
         assert reason(stdout, "") == expected
 
+    def test_names_the_deployment_and_is_what_the_server_says_without_its_address(self) -> None:
+        stdout = "╭─────╮\n│ Deploying daily │\n╰─────╯\nAn exception occurred.\n"
+        stderr = (
+            "Traceback (most recent call last):\n"
+            '  File "cli.py", line 1, in deploy\n'
+            "prefect.exceptions.PrefectHTTPStatusError: Client error '409 Conflict' for url "
+            "'http://127.0.0.1:4761/api/deployments/1'\nResponse: {'detail': \"Error updating "
+            "deployment: 'x' is not of type 'object'\"}\nFor more information check: "
+            "https://developer.mozilla.org/en-US/docs/Web/HTTP/Status/409\n"
+        )
+        expected = "daily: Error updating deployment: 'x' is not of type 'object'"
+        assert reason(stdout, stderr) == expected
+
     @pytest.mark.usefixtures("prefect_server")
     def test_of_a_real_failure_is_told_as_text(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+        for name, value in login_here().items():
+            monkeypatch.setenv(name, value)
         path = tmp_path / "prefect.yaml"
-        path.write_text("deployments: [{name: lost, entrypoint: nowhere.py:run}]")
-        with pytest.raises(PipelineError) as caught:
-            deploy_file(str(path))
-        assert str(caught.value) == (
-            f"{by_hand(f'--no-prompt deploy --all --prefect-file {path}')} must succeed. "
-            "Received: FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.py' "
-            f"(in {path}). Run it by itself to see all that it says."
+        path.write_text(
+            "deployments: [{name: lost, entrypoint: deployments/recovery.py:recover, "
+            "work_pool: {name: nowhere}}, {name: other}]"
         )
+        with pytest.raises(PipelineError) as caught:
+            deploy_file(["lost", "other"], str(path))
+        assert "Received: lost: " in str(caught.value)
+        assert "references work pool 'nowhere' which does not exist" in str(caught.value)
+        assert "─" not in str(caught.value)
 
 
 class TestAutomations:
@@ -216,10 +244,34 @@ class TestAutomations:
         changed = [name for name, core in by_name().items() if not same(core, slower[name])]
         assert changed == ["mnist: a run gives no sign of life"]
 
-    def test_run_is_dead_after_three_heartbeats_are_missing(self) -> None:
-        trigger = by_name()["mnist: a run gives no sign of life"].trigger
-        assert isinstance(trigger, EventTrigger)
-        assert trigger.within == timedelta(seconds=180)
+    def test_run_is_looked_at_while_the_third_heartbeat_is_missing(self) -> None:
+        found = by_name()["mnist: a run gives no sign of life"]
+        assert isinstance(found.trigger, EventTrigger)
+        assert found.trigger.within == timedelta(seconds=120)
+        (action,) = found.actions
+        assert isinstance(action, RunDeployment)
+        assert action.parameters is not None
+        assert action.parameters["look_seconds"] == 75
+        assert "for 3 minutes" in action.parameters["why"]
+
+    def test_nothing_is_done_to_a_run_before_its_state_is_looked_at(self) -> None:
+        """What is expected in vain may have come without having been seen."""
+        kinds = {action.type for core in by_name(BLOCK).values() for action in core.actions}
+        assert kinds == {"run-deployment", "cancel-flow-run", "send-notification"}
+
+    def test_descriptions_say_times_as_a_person_does(self) -> None:
+        text = " ".join(core.description for core in by_name(BLOCK).values())
+        assert "3 minutes" in text
+        assert "10 minutes" in text
+        assert "6 hours" in text
+        assert re.findall(r"\d{3,}|\d+ s\b", text) == []
+
+    @pytest.mark.parametrize(
+        ("seconds", "words"),
+        [(90, "90 seconds"), (60, "1 minute"), (180, "3 minutes"), (7200, "2 hours"), (0, "0 s")],
+    )
+    def test_times_are_said_in_their_largest_whole_unit(self, seconds: int, words: str) -> None:
+        assert in_words(seconds).startswith(words)
 
     def test_only_runs_of_the_pipeline_are_started_again(self) -> None:
         trigger = by_name()["mnist: start a dead run again"].trigger
@@ -230,9 +282,12 @@ class TestAutomations:
             "prefect.resource.name": mnist_flow.name,
         }
 
-    def test_without_a_block_nobody_is_told(self) -> None:
+    def test_without_a_block_those_that_only_tell_are_left_out_and_named(self) -> None:
         kinds = {action.type for core in by_name().values() for action in core.actions}
-        assert "send-notification" not in kinds
+        assert kinds == {"run-deployment", "cancel-flow-run"}
+        left_out = set(by_name(BLOCK)) - set(by_name())
+        assert left_out == set(re.findall("“(.*?)”", nobody_is_told()))
+        assert len(left_out) == 4
 
     def test_with_a_block_failures_are_told(self) -> None:
         told = {
@@ -241,7 +296,7 @@ class TestAutomations:
             if any(action.type == "send-notification" for action in core.actions)
         }
         silent = {"mnist: a run gives no sign of life", "mnist: a run does not start"}
-        assert told == set(by_name()) - silent  # these two make a run Crashed, which is told
+        assert told == set(by_name(BLOCK)) - silent  # these two make a run Crashed, which is told
 
 
 @pytest.fixture
@@ -263,7 +318,7 @@ def test_changed_automation_keeps_the_actions_that_it_had(client: SyncPrefectCli
 
 
 def test_changed_automation_stays_switched_off(client: SyncPrefectClient) -> None:
-    name = "mnist: a run has failed"
+    name = "mnist: a run takes too long"
     list(register(client, [by_name()[name].model_copy(update={"enabled": False})]))
     list(register(client, [by_name(BLOCK)[name]]))
     (found,) = client.read_automations_by_name(name)
@@ -277,9 +332,9 @@ def test_renamed_automation_and_a_second_of_its_name_do_not_stay_on_the_server(
     flow = client.create_flow_from_name(FLOW_NAME)
     client.create_deployment(flow, "recover")
     wanted_now = wanted(client, 60)
-    for name in ("mnist: start a dead run (old name)", "mnist: a run has failed", "mine"):
+    for name in ("mnist: start a dead run (old name)", "mnist: a run takes too long", "mine"):
         client.create_automation(wanted_now[0].model_copy(update={"name": name}))
-    client.create_automation(by_name()["mnist: a run has failed"])
+    client.create_automation(by_name()["mnist: a run takes too long"])
     list(register(client, wanted_now))
     left = sorted(automation.name for automation in client.read_automations())
     assert left == sorted([*by_name(), "mine"])
@@ -429,22 +484,68 @@ class TestDoctor:
         assert verdicts(doctor.dead([run_in(Crashed(), deployment_id=None)])) == ["ok"]
 
     @pytest.mark.parametrize(
-        ("name", "kind", "online", "verdict"),
-        [
-            ("mnist", "process", 0, "WRONG"),
-            ("mnist", "process", 1, "ok"),
-            ("mnist-docker", "docker", 0, "note"),
-        ],
+        ("name", "kind", "verdict"),
+        [("mnist", "process", "WRONG"), ("mnist-docker", "docker", "note")],
     )
     def test_pool_without_a_worker_is_wrong_if_the_schedule_needs_it(
-        self, name: str, kind: str, online: int, verdict: str
+        self, name: str, kind: str, verdict: str
     ) -> None:
         pool = WorkPool(name=name, type=kind)
-        assert doctor.attended(pool, online).verdict == verdict
+        assert verdicts(doctor.attended(pool, [])) == [verdict]
+        gone = worker_seen(timedelta(hours=3), WorkerStatus.OFFLINE)
+        (finding,) = doctor.attended(pool, [gone])
+        assert finding.verdict == verdict
+        assert "the latest was host-1, last sign of life 3 hours ago" in finding.text
+
+    def test_every_worker_says_how_old_its_last_sign_of_life_is(self) -> None:
+        here = worker_seen(timedelta(seconds=12.5), WorkerStatus.ONLINE)
+        gone = worker_seen(timedelta(days=2), WorkerStatus.OFFLINE)
+        (finding,) = doctor.attended(WorkPool(name="mnist", type="process"), [here, gone])
+        assert finding.verdict == "ok"
+        assert "host-1, last sign of life 12 seconds ago" in finding.text
 
     def test_paused_pool_is_wrong(self) -> None:
         pool = WorkPool(name="mnist", type="process", is_paused=True)
-        assert doctor.attended(pool, 1).verdict == "WRONG"
+        here = worker_seen(timedelta(seconds=1), WorkerStatus.ONLINE)
+        assert verdicts(doctor.attended(pool, [here])) == ["WRONG", "ok"]
+
+    def test_pool_that_nobody_looks_after_says_how_to_get_rid_of_it(self) -> None:
+        (finding,) = doctor.attended(WorkPool(name="mnist-docker", type="docker"), [])
+        assert "remove daily-docker and then this pool in the UI" in finding.text
+
+    def test_dead_letters_are_counted_and_wrong(self, tmp_path: Path) -> None:
+        folder = tmp_path / "dlq"
+        assert doctor.dead_letters(folder).verdict == "ok"
+        folder.mkdir()
+        for name in ("a", "b"):
+            (folder / name).write_text("{}")
+        finding = doctor.dead_letters(folder)
+        assert finding.verdict == "WRONG"
+        assert "2 were given up" in finding.text
+        assert f"rm -r {folder}" in finding.text
+
+    def test_dead_letters_are_looked_for_where_prefect_puts_them(self, tmp_path: Path) -> None:
+        with temporary_settings({PREFECT_HOME: tmp_path}):
+            written_to = Subscription(Topic("events")).dead_letter_queue_path
+        assert written_to == tmp_path / doctor.DEAD_LETTERS
+
+    def test_deployment_that_is_no_longer_defined_is_noted(self, client: SyncPrefectClient) -> None:
+        flow = client.create_flow_from_name(mnist_flow.name)
+        client.create_deployment(flow, "hourly")
+        found = list(doctor.given_up(client, {"daily", "recover"}))
+        assert [finding.verdict for finding in found] == ["note"]
+        assert "mnist/hourly is not in deployments/prefect.yaml" in found[0].text
+
+    def test_wrong_file_is_wrong_and_says_where(
+        self, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse() -> list[Deployment]:
+            raise PipelineError("It must be right.")
+
+        monkeypatch.setattr(doctor, "read_deployments", refuse)
+        assert [str(finding) for finding in doctor.registered(client)] == [
+            "WRONG deployments  It must be right."
+        ]
 
 
 def test_advised_command_of_prefects_runs_as_printed(
@@ -463,6 +564,6 @@ def test_documented_commands_need_no_export(path: Path) -> None:
     assert "export " not in path.read_text()
 
 
-def test_deployments_are_five() -> None:
-    expected = ["daily", "smoke", "daily-docker", "daily-kubernetes", "recover"]
-    assert deployment_names() == expected
+def worker_seen(age: timedelta, status: WorkerStatus) -> Worker:
+    seen = datetime.now(UTC) - age
+    return Worker(name="host-1", work_pool_id=uuid4(), last_heartbeat_time=seen, status=status)
