@@ -45,7 +45,7 @@ def main() -> int:
             errors = [word for check in PLANTED for word in ("--severity", f"{check}=error")]
             options = [*folders, "--dataset", str(planted), "--profile", "mnist", *errors]
             run_program(options, environment, status=1)
-            with window(browser, height=1000) as (page, _):
+            with window(browser, height=625) as (page, _):  # the log, below, names folders
                 open_run(page, url, summary["flow_run_id"])
                 save(page, "run")
             for name, key in (("evaluation", "mnist-evaluation"), ("failed", "planted-validation")):

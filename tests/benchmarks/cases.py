@@ -29,8 +29,12 @@ import httpx
 import numpy as np
 from bench import HERE, MNIST, ROOT, environment_in, lasting_server
 
+from tasks.cache.blobs import Store
+from tasks.cache.entries import Entries
+
 EPOCHS = 2
-STAGES = ("load", "validate", "preprocess", "train", "evaluate")  # their results' order on disk
+# Of both programs; the obvious flow's results lie on the disk in this order of their times.
+STAGES = ("load", "validate", "preprocess", "train", "evaluate")
 HIGHEST_EXPONENT_BIT = 0x40  # in the last byte of a little-endian float32: 0.0 becomes 2.0
 TASK_FINISHED = re.compile(r"Task run '(\w+)-\w+' - Finished in state (\w+)")
 ERROR = re.compile(r"^[\w.]*Error\b", re.MULTILINE)
@@ -148,19 +152,18 @@ class Place:
 
     def harm(self, damage: Damage) -> None:
         """Damage both caches: what `preprocess` stored, the largest file, or what `train` did."""
-        pipeline, obvious = self.root / "pipeline", self.root / "obvious"
-        for arrays, records, flip in (
-            (pipeline / "blobs", pipeline / "results", flip_bit),
-            (obvious, obvious, flip_bit_of_pickle),
+        store, obvious = Store(root=self.root / "pipeline"), self.root / "obvious"
+        in_order = sorted(obvious.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        for arrays, trained, flip in (
+            (store.blobs, trained_record(store), flip_bit),
+            (obvious, in_order[STAGES.index("train")], flip_bit_of_pickle),
         ):
             preprocessed = max(arrays.iterdir(), key=lambda file: file.stat().st_size)
-            in_order = sorted(records.iterdir(), key=lambda file: file.stat().st_mtime_ns)
             if damage == "bit flipped":
                 flipped = flip(preprocessed.read_bytes(), first_image(self.dataset))
                 preprocessed.write_bytes(flipped)
             elif damage:
-                torn = damage == "record torn"
-                file = in_order[STAGES.index("train")] if torn else preprocessed
+                file = trained if damage == "record torn" else preprocessed
                 os.truncate(file, file.stat().st_size // 2)
 
     def run(self, epochs: int, environment: dict[str, str]) -> tuple[Outcome, Outcome]:
@@ -235,6 +238,12 @@ def first_image(dataset: Path) -> bytes:
     """The bytes of the first training image as both programs store it: float32 in [0, 1]."""
     with np.load(dataset) as archive:
         return (archive["x_train"][0].astype("float32") / 255).tobytes()
+
+
+def trained_record(store: Store) -> Path:
+    """Where the latest training's result lies."""
+    notes = (store.latest / "train").iterdir()
+    return Entries(store).path(max(notes, key=lambda note: note.stat().st_mtime_ns).name)
 
 
 def flip_bit(content: bytes, image: bytes) -> bytes:
