@@ -425,7 +425,7 @@ class FullDiskRun:
 
 @pytest.fixture(scope="module")
 def full_disk_run(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> FullDiskRun:
-    if not can_mount():
+    if not can_mount():  # a disk that is really full can then not be had
         pytest.skip("needs a kernel that lets this user mount a tmpfs (unshare --map-root-user)")
     folder = tmp_path_factory.mktemp("full")
     (folder / "outside").mkdir()

@@ -89,7 +89,7 @@ def test_good_import_shows_nothing_and_leaves_no_process() -> None:
 
 def test_bits_do_not_depend_on_the_number_of_cores() -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
-    if len(cores) < 2:
+    if len(cores) < 2:  # nothing to compare with
         pytest.skip("there is one core only")
     started = [
         subprocess.Popen(

@@ -104,6 +104,7 @@ class Reluctant(keras.Sequential):
     def train_step(self, data: object) -> object:
         if self.refusals:
             self.refusals -= 1
+            # One of the errors for which the trainer turns to Keras's own loop.
             raise NotImplementedError("not in a program of yours")
         return super().train_step(data)
 
