@@ -1,7 +1,7 @@
 """What the flows are made of: the stages, their shared vocabulary, and rooms for the rest."""
 
 import os
-from threading import RLock
+from threading import Lock, RLock
 
 # Read by Prefect, TensorFlow and Keras when they are first imported.
 os.environ.setdefault("DO_NOT_TRACK", "1")  # no telemetry
@@ -14,3 +14,6 @@ APPLICATION = "mnist-pipeline"  # names the folders that it keeps on a machine
 # Stages import what they compute with when they run, several at a time. Modules that import each
 # other in a circle, as pandera's do, then wait for each other (`_DeadlockError`).
 IMPORTS = RLock()
+# Python 3.11 loses count of how deep its parser is when two threads parse (`SystemError`, CPython's
+# issue 106905). Code is parsed to be digested, and the header of an array by NumPy.
+PARSING = Lock()

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from tasks import PARSING
 from tasks.errors import PayloadError, StoreError
 from tasks.records import ArrayRef, BlobRef, Record, Suffix
 
@@ -248,7 +249,9 @@ class Store(Record):
 
     def open_array(self, ref: ArrayRef) -> np.ndarray:
         """The stored array, memory-mapped and read-only. Raises PayloadError."""
-        array: np.ndarray = np.load(self.require(ref), mmap_mode="r", allow_pickle=False)
+        path = self.require(ref)
+        with PARSING:
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
 
     def put_bytes(self, content: bytes, suffix: Suffix) -> BlobRef:

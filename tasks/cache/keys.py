@@ -30,6 +30,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks import PARSING
 from tasks.records import Record
 
 # Where this project lies, and where, if it is installed beside everybody else's packages, only
@@ -261,7 +262,8 @@ def _read(path: str, root: str, module: str, stamp: tuple[int, ...]) -> _SourceF
     package = module if path.endswith("/__init__.py") else module.rpartition(".")[0]
     imports: list[str] = []
     flat: list[str] = []
-    waiting: list[Any] = [ast.parse(Path(path).read_bytes(), filename=path)]
+    with PARSING:
+        waiting: list[Any] = [ast.parse(Path(path).read_bytes(), filename=path)]
     while waiting:  # the tree from its root on: of each node its type, then its fields
         node = waiting.pop()
         kind = type(node)

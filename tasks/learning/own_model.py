@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tasks import PARSING
 from tasks.cache.keys import code_of_file
 from tasks.errors import ModelError
 from tasks.records import OwnModel
@@ -40,7 +41,8 @@ def find_own_model(text: str) -> OwnModel:
         rule = "The model's file must have a module's name that no folder beside it has."
         raise ModelError(rule, received=path.name, where=path.parent)
     try:
-        names = set(_defined(ast.parse(path.read_bytes(), str(path))))
+        with PARSING:
+            names = set(_defined(ast.parse(path.read_bytes(), str(path))))
         code = code_of_file(path)
     except OSError as error:
         rule = "The model's file must be readable."

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks import PARSING
 from tasks.errors import DatasetError
 from tasks.records import ARRAY_NAMES
 from tasks.sources.stream import ArrayStream, Read, intact
@@ -56,7 +57,8 @@ def _open_member(path: Path, info: zipfile.ZipInfo) -> ArrayStream:
         header = BytesIO(read(MAX_HEADER_BYTES))
     with intact("Each member must be an .npy file of format 1.0 or 2.0.", where, SAVE_AGAIN):
         version = np.lib.format.read_magic(header)
-        shape, fortran_order, dtype = HEADER_READERS[version](header)
+        with PARSING:
+            shape, fortran_order, dtype = HEADER_READERS[version](header)
     if dtype.kind not in "uif" or fortran_order:
         raise DatasetError(
             "Arrays must hold plain numbers in C order.",
