@@ -25,10 +25,12 @@ from deployments.definitions import read_deployments
 from deployments.pools import ON_REQUEST, POOLS, make_pool, present_kinds
 from tasks.errors import PipelineError
 from tasks.server.configured import wait_for_configured_server
+from tasks.terminal.streams import on_any_streams
 
 SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
 
 
+@on_any_streams
 def main() -> int:
     """Register everything, once the server answers; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deployments.deploy", description=__doc__)

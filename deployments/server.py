@@ -29,11 +29,13 @@ from prefect.settings import (
 from tasks.errors import PipelineError
 from tasks.server import sqlite
 from tasks.server.home import open_stack
+from tasks.terminal.streams import on_any_streams
 
 PAGES = Path(__file__).with_name("pages")
 GATE = '<script src="/log-in.js"></script>'
 
 
+@on_any_streams
 def main(arguments: list[str]) -> int:
     """Serve until a signal comes; returns the exit status."""
     alone = arguments == ["--no-services"]

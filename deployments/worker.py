@@ -32,6 +32,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 
 from deployments.commands import POOL
 from deployments.outage import be_patient, watch_server
+from tasks.terminal.streams import on_any_streams
 
 PORTS_TRIED = 100
 GRACE_SECONDS = 45.0  # less than the 60 that the compose file and a pod give
@@ -119,6 +120,7 @@ async def work() -> int:
     return 0
 
 
+@on_any_streams
 def main() -> int:
     """Work, with a port that says so; returns the exit status."""
     be_patient()

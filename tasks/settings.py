@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from tasks import APPLICATION
 from tasks.errors import ModelError
@@ -56,25 +56,54 @@ RECIPES: dict[ModelName, dict[RecipeName, Recipe]] = {
 }
 
 SEVERITY: dict[CheckName, ChosenSeverity] = dict.fromkeys(get_args(CheckName), "warning")
+A_SEVERITY = {"type": "string", "enum": list(get_args(ChosenSeverity)), "default": "warning"}
 Severities = Annotated[
     dict[CheckName, ChosenSeverity],
+    WithJsonSchema(  # in the form, each check has a list to choose from
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: A_SEVERITY | {"title": name} for name in SEVERITY},
+        }
+    ),
     Field(
-        description="of a check of the images, as in duplicates=error: error, warning or off; "
-        f"of {', '.join(SEVERITY)}, each a warning unless set"
+        description="what follows when a check of the images fails: error (the run ends), warning "
+        "or off"
     ),
 ]
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength"}
+IN_WORDS = {"ge": "", "gt": "more than ", "le": "to ", "lt": "to less than "}
 
 
 def _declared(name: str) -> Any:
     """A setting as TrainingPlan declares it; one of a recipe is None unless it is set."""
     declared = TrainingPlan.model_fields[name]
-    default, text = declared.default, declared.description
+    default = declared.default
+    bounds = {key: value for bound in declared.metadata for key, value in asdict(bound).items()}
+    limits = " ".join(f"{IN_WORDS[key]}{value:,}" for key, value in bounds.items())
+    text = f"{declared.description}{limits and f', {limits}'}"
     if name in Recipe.model_fields:
         firsts = {model: next(iter(recipes.values())) for model, recipes in RECIPES.items()}
         values = ", ".join(f"{model} {getattr(recipe, name)}" for model, recipe in firsts.items())
         default, text = None, f"{text}; the recipe's ({values}) unless set"
-    bounds = {key: value for bound in declared.metadata for key, value in asdict(bound).items()}
     return Field(default=default, title=declared.title, description=text, **bounds)
+
+
+def _as_a_form(schema: dict[str, Any]) -> None:
+    """Write the settings so that Prefect's form shows each as one field, and what is wrong in it.
+
+    Of `int or None` the form makes a choice between two types. Its server takes None, too, for what
+    has a type and no default. And the form passes on to its validation no bounds but in an `allOf`.
+    """
+    for field in schema["properties"].values():
+        if "anyOf" in field:
+            value, _ = field.pop("anyOf")
+            field.update(value)
+            del field["default"]
+            if "enum" in field:
+                field["enum"] = [*field["enum"], None]
+        if bounds := {key: field.pop(key) for key in BOUNDS & field.keys()}:
+            field["allOf"] = [bounds]
 
 
 class RunSettings(BaseModel):
@@ -84,6 +113,7 @@ class RunSettings(BaseModel):
         frozen=True,
         extra="forbid",
         title="Training run",
+        json_schema_extra=_as_a_form,
         field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
     )
 
@@ -117,13 +147,14 @@ class RunSettings(BaseModel):
         default=0.25,
         gt=0,
         title="Largest stability index",
-        description="population stability index from which class-balance and drift fail",
+        description="population stability index, more than 0, from which class-balance and drift "
+        "fail",
     )
     max_effect: float = Field(
         default=0.5,
         gt=0,
         title="Largest effect",
-        description="standardised difference (Cohen's d) from which drift fails",
+        description="standardised difference (Cohen's d), more than 0, from which drift fails",
     )
     profile: str | None = Field(
         default=None,

@@ -15,6 +15,7 @@ from tasks.cache.blobs import Store, try_folder
 from tasks.errors import DatasetError, PayloadError
 from tasks.orchestration.account import Account, listener
 from tasks.orchestration.events import explain, tell_failed_load
+from tasks.orchestration.naming import unless_named
 from tasks.server.own import some_server
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import dataset_name
@@ -35,13 +36,16 @@ class Pipeline(Flow[P, R]):
 
 
 def pipeline(name: str, run_name: Callable[[], str]) -> Callable[[Callable[P, R]], Pipeline[P, R]]:
-    """Declare a function a pipeline: it is healed, and says why it ended badly."""
+    """Declare a function a pipeline: it is healed, and says why it ended badly.
+
+    A run is called what `run_name` returns, unless a person gave it a name.
+    """
 
     def declare(body: Callable[P, R]) -> Pipeline[P, R]:
         return Pipeline(
             healing(body),
             name=name,
-            flow_run_name=run_name,
+            flow_run_name=unless_named(run_name),
             persist_result=False,
             on_failure=[explain],
             on_crashed=[explain],

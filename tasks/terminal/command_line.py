@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import from_json
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, NoDecode, SettingsConfigDict
 
-from tasks.settings import LocalRunSettings, RunSettings, Severities
+from tasks.settings import SEVERITY, LocalRunSettings, RunSettings, Severities
 
 PREFIX = "MNIST_"
 EPILOG = """\
@@ -53,7 +53,11 @@ def _pairs(severity: object) -> object:
 class _Options(LocalRunSettings, BaseSettings):
     """Every option that has a variable as well: the run's parameters, and two of the terminal."""
 
-    severity: Annotated[Severities, NoDecode, BeforeValidator(_pairs)] = {}
+    severity: Annotated[Severities, NoDecode, BeforeValidator(_pairs)] = Field(
+        default={},
+        description=f"{RunSettings.model_fields['severity'].description}, as in duplicates=error; "
+        f"of {', '.join(SEVERITY)}, each a warning unless set",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="WARNING", description="what is logged to the terminal besides the progress"
     )
@@ -76,7 +80,7 @@ class _Options(LocalRunSettings, BaseSettings):
 
 class _Parser(argparse.ArgumentParser):
     def _add_action(self, action: Any) -> Any:
-        action.help = (action.help or "").replace(" (default: None)", "")
+        action.help = re.sub(r" \(default: (None|\{\})\)$", "", action.help or "")
         if action.dest == "severity":  # its type would fill several lines
             action.metavar = "CHECK=SEVERITY"
         return super()._add_action(action)

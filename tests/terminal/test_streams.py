@@ -10,7 +10,8 @@ import pytest
 from programs import ROOT
 
 LISTS = "-m tasks.terminal.cache_command --cache-dir {cache} list"
-DOCTORS = "-m deployments --help"
+OPERATES = "-m deployments --help"
+DEPLOYS = "-m deployments.deploy --help"
 ON_STANDARD_OUTPUT = "Standard output must take the result. Received: No space left on device"
 
 
@@ -25,7 +26,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(params=[LISTS, DOCTORS], ids=["mnist-cache", "deployments"])
+@pytest.fixture(params=[LISTS, OPERATES, DEPLOYS], ids=["mnist-cache", "deployments", "deploy"])
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{sys.executable} {request.param.format(cache=tmp_path)}"
 
