@@ -60,6 +60,7 @@ def _server() -> int:
 def _ui() -> int:
     from deployments.ui import show_ui
 
+    _end_tidily()
     return show_ui(open_stack())
 
 
@@ -110,7 +111,7 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _end_tidily() -> None:
-    """Let a signal that ends this process leave nothing half-written."""
+    """Let a signal that ends this process leave nothing half-written, and no server behind."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))

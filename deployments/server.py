@@ -2,10 +2,10 @@
 
 With `--no-services`, these run elsewhere, and the settings alone say what it is to do.
 
-Three things differ from `prefect server start`. With SQLite, transactions take turns (see
+Four things differ from `prefect server start`. With SQLite, transactions take turns (see
 tasks/server/sqlite.py). The UI sends whoever is not logged in to `pages/log-in.html`, where Prefect
-shows its pages with errors on them. And the newer of Prefect's two UIs is not offered: it tells a
-company's server about each visit.
+shows its pages with errors on them. Its lists open at a click. And the newer of Prefect's two UIs
+is not offered: it tells a company's server about each visit.
 """
 
 from __future__ import annotations

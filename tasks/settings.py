@@ -93,9 +93,11 @@ def _as_a_form(schema: dict[str, Any]) -> None:
     """Write the settings so that Prefect's form shows each as one field, and what is wrong in it.
 
     Of `int or None` the form makes a choice between two types. Its server takes None, too, for what
-    has a type and no default. And the form passes on to its validation no bounds but in an `allOf`.
+    has a type and no default. The form passes on to its validation no bounds but in an `allOf`.
+    And PostgreSQL keeps no order.
     """
-    for field in schema["properties"].values():
+    for position, field in enumerate(schema["properties"].values()):
+        field["position"] = position
         if "anyOf" in field:
             value, _ = field.pop("anyOf")
             field.update(value)
@@ -104,6 +106,13 @@ def _as_a_form(schema: dict[str, Any]) -> None:
                 field["enum"] = [*field["enum"], None]
         if bounds := {key: field.pop(key) for key in BOUNDS & field.keys()}:
             field["allOf"] = [bounds]
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"model": {"const": model}}, "required": ["model"]},
+            "then": {"properties": {"recipe": {"enum": [*recipes, None]}}},
+        }
+        for model, recipes in RECIPES.items()
+    ]
 
 
 class RunSettings(BaseModel):

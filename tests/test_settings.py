@@ -14,7 +14,17 @@ from tasks.settings import RunSettings
 SCHEMA = parameter_schema(mnist_flow.fn).model_dump()
 FIELDS = SCHEMA["definitions"]["RunSettings"]["properties"]
 # What the form passes on of a field when it asks the server whether a value is right.
-PASSED_ON = {"allOf", "anyOf", "default", "description", "enum", "format", "properties", "title"}
+PASSED_ON = {
+    "position",
+    "allOf",
+    "anyOf",
+    "default",
+    "description",
+    "enum",
+    "format",
+    "properties",
+    "title",
+}
 
 
 def problems(schema: dict[str, Any], **settings: Any) -> dict[str, str]:
@@ -32,6 +42,7 @@ def problems(schema: dict[str, Any], **settings: Any) -> dict[str, str]:
         ({"min_accuracy": 97}, "min_accuracy", "97 is greater than the maximum of 1"),
         ({"dataset": ""}, "dataset", "'' should be non-empty"),
         ({"recipe": "slow"}, "recipe", "'slow' is not one of"),
+        ({"model": "cnn", "recipe": "reference"}, "recipe", "is not one of ['fast', 'long'"),
         ({"severity": {"drift": "loud"}}, "severity.drift", "'loud' is not one of"),
         ({"max_psi": "much"}, "max_psi", "'much' is not of type 'number'"),
     ],
@@ -41,7 +52,8 @@ def test_wrong_value_is_told_at_its_field(settings: dict[str, Any], place: str, 
         name: {key: value for key, value in field.items() if key in PASSED_ON | {"type"}}
         for name, field in FIELDS.items()
     }
-    schema = SCHEMA | {"definitions": {"RunSettings": {"properties": passed_on}}}
+    form = {"properties": passed_on, "allOf": SCHEMA["definitions"]["RunSettings"]["allOf"]}
+    schema = SCHEMA | {"definitions": {"RunSettings": form}}
 
     for asked in (SCHEMA, schema):  # of the server, and through the form
         found = problems(asked, **settings)
@@ -92,3 +104,9 @@ def test_each_check_has_a_list_of_severities() -> None:
 )
 def test_bounds_are_said_in_words(name: str, bounds: str) -> None:
     assert bounds in FIELDS[name]["description"]
+
+
+def test_fields_keep_their_order() -> None:
+    assert list(RunSettings.model_fields) == sorted(
+        FIELDS, key=lambda name: FIELDS[name]["position"]
+    )

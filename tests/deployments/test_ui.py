@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from browser import chromium, window
-from operating import Operated
+from operating import RUN_SECONDS, Operated
 from playwright.sync_api import Browser, Page, expect
-from programs import HANG_SECONDS, ROOT, folders_in, run_program, write_dataset
+from programs import HANG_SECONDS, ROOT, comes_true, folders_in, run_program, write_dataset
 
 from tasks.server.home import AUTH
 
@@ -52,6 +52,19 @@ def make_ui(stack: Operated) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             yield re.findall(r"log in +(http\S+)", said)[0], program
         finally:
             program.terminate()
+
+
+def log_in(page: Page, stack: Operated, path: str) -> None:
+    """Open a page by the password."""
+    page.goto(f"{stack.stack.pages}{path}")
+    page.get_by_label("Password").fill(stack.stack.server[AUTH])
+    page.get_by_role("button", name="Log in").click()
+
+
+def choose(page: Page, field: int, value: str) -> None:
+    """Choose from a list of the parameters' form, with the mouse."""
+    page.locator(".p-select").nth(field).click()
+    page.get_by_text(value, exact=True).last.click()
 
 
 def run_of(stack: Operated, folder: Path) -> str:
@@ -114,3 +127,44 @@ def test_page_asks_for_the_password_and_goes_on_to_what_was_asked_for(
     page.get_by_label("Password").fill(stack.stack.server[AUTH])
     page.get_by_role("button", name="Log in").click()
     require_run(page, run_id, stack)
+
+
+def test_form_says_at_each_field_what_is_wrong_and_keeps_a_runs_name(
+    stack: Operated, page: Page
+) -> None:
+    dataset = str(stack.settings()["dataset"])
+    with stack.client() as client:
+        deployment = client.read_deployment_by_name("mnist/smoke").id
+    log_in(page, stack, f"/deployments/deployment/{deployment}/run")
+    page.locator(".flow-run-name-input input").fill("after the new labels")
+    page.locator("textarea").first.fill(dataset)
+    epochs = page.locator("input[type=number]").first
+    submit = page.get_by_role("button", name="Submit")
+
+    choose(page, 0, "cnn")
+    choose(page, 1, "reference")
+    epochs.fill("0")
+    submit.click()
+    expect(page.get_by_text("0 is less than the minimum of 1")).to_be_visible()
+    expect(page.get_by_text("'reference' is not one of ['fast', 'long'")).to_be_visible()
+    expect(page.get_by_text('Property is type "None"')).to_have_count(0)
+
+    choose(page, 0, "mlp")
+    epochs.fill("1")
+    expect(page.get_by_text("0 is less than the minimum of 1")).to_have_count(0)
+    submit.click()
+    expect(page).not_to_have_url(re.compile("/run$"))
+    assert comes_true(lambda: "after the new labels" in names(stack, "Completed"), RUN_SECONDS)
+
+
+def test_server_of_make_ui_ends_with_it(stack: Operated) -> None:
+    stack.stop("server")
+    with make_ui(stack):
+        assert stack.answers()
+    assert comes_true(lambda: not stack.answers())
+
+
+def names(stack: Operated, state: str) -> set[str]:
+    """Of the runs in a state."""
+    with stack.client() as client:
+        return {run.name for run in client.read_flow_runs() if run.state_name == state}
