@@ -8,25 +8,30 @@ is kept up to date from then on.
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import subprocess
+import asyncio
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import chdir, suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import httpx
+from prefect.cli.deploy._config import _load_deploy_configs_and_actions
+from prefect.cli.deploy._core import _run_single_deploy
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+from rich.console import Console
 
 from deployments import automations
-from deployments.commands import PREFECT_FILE, ROOT, by_hand, command
+from deployments.commands import PREFECT_FILE, ROOT, by_hand
 from deployments.definitions import read_deployments
 from deployments.pools import ON_REQUEST, POOLS, make_pool, present_kinds
 from tasks.errors import PipelineError
 from tasks.server.configured import wait_for_configured_server
 
 SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
+NOWHERE = Console(quiet=True)
 
 
 def main() -> int:
@@ -69,38 +74,35 @@ def deployment_names(kinds: Collection[str]) -> list[str]:
 
 
 def deploy_file(names: Collection[str], path: str = PREFECT_FILE) -> None:
-    """Register deployments of a file. Raises PipelineError with what Prefect says."""
-    named = [part for name in names for part in ("--name", name)]
-    arguments = ("--no-prompt", "deploy", "--prefect-file", path, *named)
-    silent: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    silent["env"] = {**os.environ, "COLUMNS": "10000"}  # so that no line is wrapped
-    done = subprocess.run(command(("prefect", *arguments)), cwd=ROOT, check=False, **silent)
-    if done.returncode:
-        raise PipelineError(
-            "Prefect must accept each deployment.",
-            received=reason(done.stdout, done.stderr),
-            where=path,
-            advice=f"Correct it, or run {by_hand(' '.join(arguments))} to see all that it says.",
-        )
+    """Register deployments of a file, as `prefect deploy` does. Raises PipelineError."""
+    with chdir(ROOT):
+        found, steps = _load_deploy_configs_and_actions(Path(path), console=NOWHERE)
+        for deployment in found:
+            if (name := deployment["name"]) in names:
+                try:
+                    asyncio.run(_register(deployment, steps))
+                except Exception as error:
+                    by_itself = by_hand(f"--no-prompt deploy --prefect-file {path} --name {name}")
+                    raise PipelineError(
+                        "Prefect must accept each deployment.",
+                        received=f"{name}: {_reason(error).rstrip('.')}",
+                        where=path,
+                        advice=f"Correct it, or run {by_itself} to see all that it says.",
+                    ) from error
 
 
-def reason(stdout: str, stderr: str) -> str:
-    """Of which deployment and why `prefect deploy` has failed, in one line.
+async def _register(deployment: dict[str, Any], steps: dict[str, Any]) -> None:
+    async with get_client() as client:
+        options: Any = {"client": client, "console": NOWHERE, "is_interactive": lambda: False}
+        await _run_single_deploy(deployment, steps, **options)
 
-    Of an exception, Prefect writes the traceback and then only "An exception occurred."; other
-    reasons are the last paragraph of what it writes. What the server says comes as a JSON object
-    behind its address.
-    """
-    _, traceback, trace = stderr.rpartition("Traceback (most recent call last):\n")
-    announced = re.findall(r"Deploying (.*?) *│", stdout)
-    rest = re.sub(r"^[╭│╰].*\n", "\n", stdout, flags=re.MULTILINE)
-    paragraph = (rest.strip() or stderr.strip()).rpartition("\n\n")[2]
-    text = re.sub(r"\A( .*\n)*", "", trace) if traceback else paragraph
-    if answer := re.search(r"Response: \{'detail': (['\"])(.*)\1\}", text):
-        text = answer[2]
-    text = re.sub(r"For (further|more) information \S+ \S+", "", text)
-    said = " ".join(text.split()).rstrip(".")
-    return f"{announced[-1]}: {said}" if announced else said
+
+def _reason(error: Exception) -> str:
+    """What the server says, if it has answered, without its address."""
+    if isinstance(error, httpx.HTTPStatusError):
+        with suppress(ValueError, LookupError):
+            return str(error.response.json()["detail"])
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":
