@@ -20,7 +20,6 @@ import httpx
 from prefect.cli.deploy._config import _load_deploy_configs_and_actions
 from prefect.cli.deploy._core import _run_single_deploy
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 from rich.console import Console
 
 from deployments import automations
@@ -62,8 +61,7 @@ def deploy(client: SyncPrefectClient, asked_for: Collection[str] = ()) -> Iterat
             yield from make_pool(client, name, kind)
     deploy_file(names)
     yield f"registered {', '.join(names)}"
-    heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
-    yield from automations.register(client, automations.wanted(client, heartbeat))
+    yield from automations.register(client, automations.wanted(client))
     if not automations.notification_block(client):
         yield automations.nobody_is_told()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+from humanize import naturaltime
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -29,7 +30,6 @@ from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus, WorkPo
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments import automations
 from deployments.commands import POOL, PREFECT_FILE, by_hand
@@ -183,8 +183,7 @@ def registered(client: SyncPrefectClient) -> Iterator[Finding]:
         text = f"{deployment.name}: {when}, in the pool {deployment.work_pool_name}"
         yield (note if deployment.paused else ok)("deployment", text)
     yield from given_up(client, {each.name for each in defined})
-    heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
-    yield from automated(automations.wanted(client, heartbeat), client.read_automations())
+    yield from automated(automations.wanted(client), client.read_automations())
 
 
 def given_up(client: SyncPrefectClient, defined: Collection[str]) -> Iterator[Finding]:
@@ -237,15 +236,7 @@ def attended(pool: WorkPool, workers: Iterable[Worker]) -> Iterator[Finding]:
 def _last_sign(worker: Worker) -> str:
     if worker.last_heartbeat_time is None:
         return f"{worker.name}, no sign of life yet"
-    age = datetime.now(UTC) - worker.last_heartbeat_time
-    return f"{worker.name}, last sign of life {ago(age)}"
-
-
-def ago(age: timedelta) -> str:
-    """A time that has passed, in its largest unit: `12 seconds ago`, `3 hours ago`."""
-    seconds = max(0, int(age.total_seconds()))
-    unit = next((unit for unit in (86400, 3600, 60) if seconds >= unit), 1)
-    return f"{automations.in_words(seconds // unit * unit)} ago"
+    return f"{worker.name}, last sign of life {naturaltime(worker.last_heartbeat_time)}"
 
 
 def _if_not_needed(pool: WorkPool) -> str:
@@ -262,7 +253,7 @@ def dead_letters(folder: Path) -> Finding:
     written = sorted(path.stat().st_mtime for path in folder.glob("*"))
     if not written:
         return ok("events", "none was given up")
-    age = ago(datetime.now(UTC) - datetime.fromtimestamp(written[-1], UTC))
+    age = naturaltime(datetime.fromtimestamp(written[-1], UTC))
     return wrong(
         "events",
         f"{len(written)} were given up, the latest {age}: an automation may have missed one. Look "

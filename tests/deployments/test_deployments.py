@@ -28,7 +28,6 @@ from deployments import doctor
 from deployments.__main__ import main
 from deployments.automations import (
     automations,
-    in_words,
     nobody_is_told,
     register,
     same,
@@ -244,13 +243,6 @@ class TestAutomations:
         assert "6 hours" in text
         assert re.findall(r"\d{3,}|\d+ s\b", text) == []
 
-    @pytest.mark.parametrize(
-        ("seconds", "words"),
-        [(90, "90 seconds"), (60, "1 minute"), (180, "3 minutes"), (7200, "2 hours"), (0, "0 s")],
-    )
-    def test_times_are_said_in_their_largest_whole_unit(self, seconds: int, words: str) -> None:
-        assert in_words(seconds).startswith(words)
-
     def test_only_runs_of_the_pipeline_are_started_again(self) -> None:
         trigger = by_name()["mnist: start a dead run again"].trigger
         assert isinstance(trigger, EventTrigger)
@@ -309,7 +301,7 @@ def test_renamed_automation_and_a_second_of_its_name_do_not_stay_on_the_server(
     """The operator's own, of which we know nothing, do."""
     flow = client.create_flow_from_name(FLOW_NAME)
     client.create_deployment(flow, "recover")
-    wanted_now = wanted(client, 60)
+    wanted_now = wanted(client)
     for name in ("mnist: start a dead run (old name)", "mnist: a run takes too long", "mine"):
         client.create_automation(wanted_now[0].model_copy(update={"name": name}))
     client.create_automation(by_name()["mnist: a run takes too long"])

@@ -330,7 +330,7 @@ def test_run_whose_worker_died_too_is_noticed_by_its_silence_and_replaced_once(
     assert stack.state(run) == "Running"
     assert stack.replaced_once(run)
     message = str(stack.read(run).state.message)
-    assert message.startswith("It gave no sign of life for 90 seconds")
+    assert message.startswith("It gave no sign of life for 1 minute and 30 seconds")
     assert stack.weights() == {uninterrupted}
 
 
