@@ -25,6 +25,7 @@ from tasks.server.home import (
     read_variables,
     write_private,
 )
+from tasks.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
 PREFECT_FILE = "deployments/prefect.yaml"
@@ -70,6 +71,12 @@ def by_hand(arguments: str) -> str:
     home = os.environ.get("PREFECT_HOME")
     profile = f"PREFECT_HOME={shlex.quote(home)} " if home else ""
     return f"`{profile}.venv/bin/prefect {arguments}`"
+
+
+def chosen_folders() -> RunSettings:
+    """Where runs from this terminal keep what they compute."""
+    cache, models = (os.environ.get(f"MNIST_{kind}_DIR") or None for kind in ("CACHE", "MODEL"))
+    return RunSettings(cache_dir=cache, model_dir=models)
 
 
 def make_compose_secrets(path: Path) -> bool:

@@ -24,14 +24,13 @@ from pydantic import ByteSize
 
 from deployments import database
 from deployments.archive import TOP, require_unused
-from deployments.commands import ROOT
+from deployments.commands import ROOT, chosen_folders
 from tasks import APPLICATION
 from tasks.errors import PipelineError
 from tasks.server.home import DATABASE, SERVER_FILE, read_variables, stack_folder
 from tasks.settings import RunSettings
 
 # By what lies in a folder: the names that this project and Prefect give there.
-FOLDERS = {"cache_dir": "MNIST_CACHE_DIR", "model_dir": "MNIST_MODEL_DIR"}
 SECRETS, CACHE, MODELS = "secrets, database", "cache", "models, reports"
 OURS = {
     SECRETS: (
@@ -94,11 +93,8 @@ def purge(*, ask: bool) -> int:
 
 def left() -> list[Left]:
     """The folders that are there: the user's, those chosen by the environment, those set aside."""
-    chosen = RunSettings.model_validate(
-        {name: os.environ.get(variable) or None for name, variable in FOLDERS.items()}
-    )
     roots = {stack_folder(): SECRETS}
-    for settings in (RunSettings(), chosen):
+    for settings in (RunSettings(), chosen_folders()):
         roots |= {settings.cache_root: CACHE, settings.model_root: MODELS}
     found = {
         folder.resolve(): about
