@@ -115,7 +115,8 @@ def in_use(path: Path) -> bool:
 def place(url: str) -> str:
     """Where a PostgreSQL database lies, without user and password."""
     address = make_url(url)
-    return f"PostgreSQL at {address.host or 'this machine'}, database {address.database}"
+    host = f"{address.host or 'this machine'}{f':{address.port}' if address.port else ''}"
+    return f"PostgreSQL at {host}, database {address.database}"
 
 
 def kind(url: str) -> str:

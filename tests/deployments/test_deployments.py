@@ -363,7 +363,11 @@ class TestDoctor:
     @pytest.mark.parametrize(
         ("url", "verdict", "text"),
         [
-            ("postgresql+asyncpg://u:word@host:5432/db", "ok", "PostgreSQL at host:5432/db"),
+            (
+                "postgresql+asyncpg://u:word@host:5432/db",
+                "ok",
+                "PostgreSQL at host:5432, database db",
+            ),
             ("sqlite+aiosqlite:////srv/prefect.db", "note", "SQLite, /srv/prefect.db"),
             ("mysql://u:word@host/db", "WRONG", "Prefect knows no mysql"),
         ],
