@@ -20,12 +20,13 @@ import httpx
 from prefect.cli.deploy._config import _load_deploy_configs_and_actions
 from prefect.cli.deploy._core import _run_single_deploy
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectNotFound
 from rich.console import Console
 
 from deployments import automations
 from deployments.commands import PREFECT_FILE, ROOT, by_hand
-from deployments.definitions import read_deployments
-from deployments.pools import ON_REQUEST, POOLS, make_pool, present_kinds
+from deployments.definitions import ON_REQUEST, POOLS, job_template, read_deployments
 from tasks.errors import PipelineError
 from tasks.server.configured import wait_for_configured_server
 
@@ -54,7 +55,7 @@ def main() -> int:
 
 def deploy(client: SyncPrefectClient, asked_for: Collection[str] = ()) -> Iterator[str]:
     """Register everything; yields what was done, a line each. Raises PipelineError."""
-    kinds = {"process", *asked_for, *present_kinds(client)}
+    kinds = {*asked_for, *present_kinds(client)}
     names = deployment_names(kinds)
     for name, kind in POOLS.items():
         if kind in kinds:
@@ -64,6 +65,33 @@ def deploy(client: SyncPrefectClient, asked_for: Collection[str] = ()) -> Iterat
     yield from automations.register(client, automations.wanted(client))
     if not automations.notification_block(client):
         yield automations.nobody_is_told()
+
+
+def present_kinds(client: SyncPrefectClient) -> set[str]:
+    """The kinds of worker for which the server has, or gets, one of our pools."""
+    there = {POOLS[pool.name] for pool in client.read_work_pools() if pool.name in POOLS}
+    return {"process", *there}
+
+
+def make_pool(client: SyncPrefectClient, name: str, kind: str) -> Iterator[str]:
+    """Bring a work pool to what it should be; yields what was changed. Raises PipelineError."""
+    template = job_template(kind)
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+        yield f"made the work pool {name} ({kind})"
+        return
+    if pool.type != kind:
+        raise PipelineError(
+            f"The work pool {name} must be of the type {kind}.",
+            received=pool.type,
+            where=str(client.api_url),
+            advice=f"Remove it with {by_hand(f'work-pool delete {name}')}, and deploy again.",
+        )
+    if kind == "kubernetes" and pool.base_job_template != template:
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+        yield f"changed the work pool {name}"
 
 
 def deployment_names(kinds: Collection[str]) -> list[str]:

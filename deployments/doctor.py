@@ -30,8 +30,8 @@ from sqlalchemy.engine import make_url
 from deployments import automations
 from deployments.commands import POOL, PREFECT_FILE, by_hand
 from deployments.database import place
-from deployments.definitions import read_deployments
-from deployments.pools import POOLS, present_kinds
+from deployments.definitions import POOLS, read_deployments
+from deployments.deploy import present_kinds
 from deployments.recovery import BACK_LINK, TAG
 from deployments.recovery import FLOW_NAME as RECOVERY_FLOW
 from tasks.errors import PipelineError
@@ -168,7 +168,7 @@ def registered(client: SyncPrefectClient) -> Iterator[Finding]:
         yield wrong("deployments", str(error))
         return
     found = {deployment.name: deployment for deployment in client.read_deployments()}
-    kinds = {"process", *present_kinds(client)}
+    kinds = present_kinds(client)
     needed = [each.name for each in defined if each.work_pool.kind in kinds]
     if lacking := [name for name in needed if name not in found]:
         yield wrong("deployments", f"{', '.join(lacking)} not registered. Run `make deploy`.")

@@ -34,10 +34,9 @@ from deployments.automations import (
     wanted,
 )
 from deployments.commands import ROOT, by_hand
-from deployments.definitions import Deployment, read_deployments
+from deployments.definitions import POOLS, Deployment, job_template, read_deployments
 from deployments.deploy import deploy_file, deployment_names
 from deployments.doctor import Finding
-from deployments.pools import POOLS, job_template
 from deployments.recovery import FLOW_NAME, why_not
 from flows.mnist_flow import mnist_flow
 from tasks.errors import PipelineError
