@@ -16,14 +16,7 @@ from pathlib import Path
 from deployments import commands
 from deployments.commands import ROOT, client_environment, server_environment
 from tasks.errors import PipelineError
-from tasks.server.home import (
-    AUTH,
-    SERVER_FILE,
-    Stack,
-    open_stack,
-    require_certificates,
-    stack_folder,
-)
+from tasks.server import home
 from tasks.terminal.streams import on_any_streams
 
 
@@ -33,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     run = options.pop("run")
     try:
-        require_certificates()
+        home.require_certificates()
         return int(run(**options))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -43,27 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _server() -> int:
-    stack = open_stack()
+    stack = home.open_stack()
     print(f"API       {stack.api_url}")
     print(f"UI        {stack.pages}")
     print(f"database  {stack.database_kind}")
-    print(f"log in    with the value of {AUTH} in")
-    print(f"          {stack.folder / SERVER_FILE}")
+    print(f"log in    with the value of {home.AUTH} in")
+    print(f"          {stack.folder / home.SERVER_FILE}")
     return _become(commands.SERVER, server_environment(stack))
 
 
 def _ui() -> int:
     from deployments.ui import show_ui
 
-    return show_ui(open_stack())
+    return show_ui(home.open_stack())
 
 
 def _worker() -> int:
-    return _become(commands.WORKER, client_environment(open_stack()))
+    return _become(commands.WORKER, client_environment(home.open_stack()))
 
 
 def _deploy(kinds: list[str]) -> int:
-    return _become((*commands.DEPLOY, *kinds), client_environment(open_stack()))
+    return _become((*commands.DEPLOY, *kinds), client_environment(home.open_stack()))
 
 
 def _doctor() -> int:
@@ -81,9 +74,9 @@ def _smoke() -> int:
     return smoke(stack)
 
 
-def _as_client() -> Stack:
+def _as_client() -> home.Stack:
     """Let Prefect, once imported, find the stack's server."""
-    stack = open_stack()
+    stack = home.open_stack()
     environment = client_environment(stack)
     os.environ.clear()
     os.environ.update(environment)
@@ -93,10 +86,10 @@ def _as_client() -> Stack:
 def _backup(file: Path) -> int:
     from deployments.archive import backup
 
-    if not (stack_folder() / SERVER_FILE).exists():
+    if not (home.stack_folder() / home.SERVER_FILE).exists():
         rule = "There must be something to keep."
-        raise PipelineError(rule, received="no secrets yet", where=stack_folder())
-    print(*backup(open_stack(), commands.chosen_folders().model_root, file), sep="\n")
+        raise PipelineError(rule, received="no secrets yet", where=home.stack_folder())
+    print(*backup(home.open_stack(), commands.chosen_folders().model_root, file), sep="\n")
     return 0
 
 
@@ -104,7 +97,7 @@ def _restore(file: Path, *, replace: bool) -> int:
     from deployments.archive import restore
 
     models = commands.chosen_folders().model_root
-    print(*restore(file, stack_folder(), models, replace=replace), sep="\n")
+    print(*restore(file, home.stack_folder(), models, replace=replace), sep="\n")
     print("Next: `make server`, `make deploy`, `make worker`, `make doctor`.")
     return 0
 

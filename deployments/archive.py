@@ -17,8 +17,8 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -28,19 +28,10 @@ from pydantic import ValidationError
 
 from deployments import database
 from tasks.cache.blobs import PARTIAL, NewFile
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, file_errors
 from tasks.records import Record
-from tasks.server.home import (
-    CHOICES,
-    DATABASE,
-    PROFILES_FILE,
-    SERVER_FILE,
-    Stack,
-    as_lines,
-    open_stack,
-    read_private,
-    write_private,
-)
+from tasks.server import home
+from tasks.server.home import PROFILES_FILE, SERVER_FILE, Stack
 
 TOP = "mnist-pipeline-backup"
 STACK, MODELS, MANIFEST = "stack", "models", "manifest.json"
@@ -60,20 +51,13 @@ class Manifest(Record):
     files: frozenset[str]
 
 
-@contextmanager
-def _errors_named() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PipelineError(
-            "What a backup is made of and restored to must be readable and writable.",
-            received=error.strerror or error,
-            where=error.filename or "",
-            advice="Check owner and permissions, and the room on the disk.",
-        ) from error
+readable_and_writable = file_errors(
+    "What a backup is made of and restored to must be readable and writable.",
+    advice="Check owner and permissions, and the room on the disk.",
+)
 
 
-@_errors_named()
+@readable_and_writable
 def backup(stack: Stack, models: Path, archive: Path) -> list[str]:
     """Write an archive, while the server runs or not; returns what is in it. Raises PipelineError.
 
@@ -86,7 +70,7 @@ def backup(stack: Stack, models: Path, archive: Path) -> list[str]:
         TemporaryDirectory(dir=archive.parent, prefix=f"{archive.name}.") as staging,
     ):
         copied, written = Path(staging, DUMP), Path(staging, MANIFEST)
-        revision = database.copy(stack.server[DATABASE], copied)
+        revision = database.copy(stack.server[home.DATABASE], copied)
         files = {f"{STACK}/{name}": stack.folder / name for name in (SERVER_FILE, PROFILES_FILE)}
         files |= {SQLITE if sqlite else DUMP: copied, **_files_below(models)}
         manifest = Manifest(
@@ -108,7 +92,7 @@ def backup(stack: Stack, models: Path, archive: Path) -> list[str]:
     ]
 
 
-@_errors_named()
+@readable_and_writable
 def restore(
     archive: Path,
     folder: Path,
@@ -140,7 +124,7 @@ def restore(
         if manifest.database == "postgresql":
             database.fill(url, new / DUMP)
             done.append(f"made   {database.place(url)}")
-        open_stack(folder, {})  # writes the profile
+        home.open_stack(folder, {})  # writes the profile
         undo.pop_all()
     return done
 
@@ -250,22 +234,22 @@ def _whole(unpacked: Path) -> Manifest:
 
 def _tell(new: Path, folder: Path, manifest: Manifest, environment: Mapping[str, str]) -> str:
     """Write the unpacked stack's files for where it will lie; returns its database's address."""
-    chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
-    if database.kind(chosen.get(DATABASE, f"{manifest.database}://")) != manifest.database:
+    chosen = {name: environment[name] for name in home.CHOICES if environment.get(name)}
+    if database.kind(chosen.get(home.DATABASE, f"{manifest.database}://")) != manifest.database:
         raise PipelineError(
             "The database must be of the kind that was backed up.",
             received=f"a backup of {manifest.database}",
-            where=DATABASE,
+            where=home.DATABASE,
             advice="Unset the variable, or name such a database.",
         )
     if manifest.database == "sqlite":
-        chosen[DATABASE] = f"sqlite+aiosqlite:///{folder / DATABASE_FILE}"
+        chosen[home.DATABASE] = f"sqlite+aiosqlite:///{folder / DATABASE_FILE}"
     path = new / SERVER_FILE
     text = path.read_text().replace(f"{manifest.folder}/", f"{folder}/")
     kept = [line for line in text.splitlines(keepends=True) if line.split("=")[0] not in chosen]
-    write_private(path, "".join(kept) + as_lines(chosen))
+    home.write_private(path, "".join(kept) + home.as_lines(chosen))
     new.chmod(0o700)
-    url = read_private(path)[DATABASE]
+    url = home.read_private(path)[home.DATABASE]
     if manifest.database == "postgresql":
         database.require_empty(url)
     return url

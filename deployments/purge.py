@@ -25,7 +25,7 @@ from deployments import database
 from deployments.archive import TOP, require_unused
 from deployments.commands import ROOT, chosen_folders
 from tasks import APPLICATION
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, file_errors
 from tasks.server.home import DATABASE, SERVER_FILE, read_variables, stack_folder
 from tasks.settings import RunSettings
 
@@ -118,15 +118,11 @@ def _deleted(folder: Path, ours: list[str]) -> str:
         return (
             f"left    {folder}: {', '.join(strange)} in it is not ours. Move it, and purge again."
         )
-    try:
+    with file_errors(
+        "A folder must be its user's own to be deleted.",
+        advice="Check owner and permissions, and purge again.",
+    ):
         shutil.rmtree(folder)
-    except OSError as error:
-        raise PipelineError(
-            "A folder must be its user's own to be deleted.",
-            received=error.strerror or error,
-            where=error.filename,
-            advice="Check owner and permissions, and purge again.",
-        ) from error
     if folder.parent.name == APPLICATION:
         with suppress(OSError):  # not empty yet
             folder.parent.rmdir()
