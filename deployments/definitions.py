@@ -43,7 +43,6 @@ from tasks.errors import PipelineError
 # Our work pools by name: the type of worker that looks after each. Those of the last two come with
 # packages of their own, which only the worker needs: they are made for whoever asks for them.
 POOLS = {POOL: "process", "mnist-docker": "docker", "mnist-kubernetes": "kubernetes"}
-ON_REQUEST = ("docker", "kubernetes")
 # What a worker of each type makes of a run, as Prefect has it. A server would look for a newer
 # one on the internet; this one belongs to the release that the lock pins.
 TEMPLATES = files("prefect") / "server/api/collections_data/views/aggregate-worker-metadata.json"

@@ -7,12 +7,11 @@ is kept up to date from then on.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import chdir, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from rich.console import Console
 
 from deployments import automations
 from deployments.commands import PREFECT_FILE, ROOT, by_hand
-from deployments.definitions import ON_REQUEST, POOLS, job_template, read_deployments
+from deployments.definitions import POOLS, job_template, read_deployments
 from tasks.errors import PipelineError
 from tasks.server.configured import wait_for_configured_server
 
@@ -34,16 +33,10 @@ SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
 NOWHERE = Console(quiet=True)
 
 
-def main() -> int:
+def main(kinds: list[str]) -> int:
     """Register everything, once the server answers; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m deployments.deploy", description=__doc__)
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=" or ".join(ON_REQUEST))
-    kinds = parser.parse_args().kinds
-    if unknown := set(kinds) - set(ON_REQUEST):
-        parser.error(f"can be asked for: {', '.join(ON_REQUEST)}, not {', '.join(unknown)}")
-    say_once = cache(partial(print, file=sys.stderr))
     try:
-        wait_for_configured_server(say_once, SERVER_WAIT_SECONDS)
+        wait_for_configured_server(partial(print, file=sys.stderr), SERVER_WAIT_SECONDS)
         with get_client(sync_client=True) as client:
             for line in deploy(client, kinds):
                 print(line)
@@ -55,6 +48,9 @@ def main() -> int:
 
 def deploy(client: SyncPrefectClient, asked_for: Collection[str] = ()) -> Iterator[str]:
     """Register everything; yields what was done, a line each. Raises PipelineError."""
+    if unknown := [kind for kind in asked_for if kind not in POOLS.values()]:
+        known = " or ".join(POOLS.values())
+        raise PipelineError(f"What is asked for must be a worker of {known}.", received=unknown)
     kinds = {*asked_for, *present_kinds(client)}
     names = deployment_names(kinds)
     for name, kind in POOLS.items():
@@ -132,4 +128,4 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

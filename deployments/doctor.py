@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,6 +27,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from deployments import automations
 from deployments.commands import POOL, PREFECT_FILE, by_hand
@@ -111,14 +113,15 @@ def environment(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]
 
 def database(stack: Stack) -> Finding:
     """What kind of database the server has."""
-    address = make_url(stack.server[DATABASE])
-    if stack.database_kind == "postgresql":
-        return ok("database", place(stack.server[DATABASE]))
-    if stack.database_kind == "sqlite":
-        return note("database", f"SQLite, {address.database}: good for one machine, not for a team")
+    with suppress(ArgumentError, ValueError):  # ValueError: of a port that is no number
+        path = make_url(stack.server[DATABASE]).database
+        if stack.database_kind == "postgresql":
+            return ok("database", place(stack.server[DATABASE]))
+        if stack.database_kind == "sqlite":
+            return note("database", f"SQLite, {path}: good for one machine, not for a team")
     right = "postgresql+asyncpg://… or sqlite+aiosqlite:///…"
     advice = f"Set {DATABASE} in {stack.folder / SERVER_FILE} to {right}."
-    return wrong("database", f"Prefect knows no {stack.database_kind}. {advice}")
+    return wrong("database", f"Prefect knows no {stack.database_kind} at such an address. {advice}")
 
 
 def store(settings: RunSettings) -> Iterator[Finding]:

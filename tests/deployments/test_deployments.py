@@ -369,6 +369,7 @@ class TestDoctor:
             ),
             ("sqlite+aiosqlite:////srv/prefect.db", "note", "SQLite, /srv/prefect.db"),
             ("mysql://u:word@host/db", "WRONG", "Prefect knows no mysql"),
+            ("postgresql+asyncpg://u:word@host:port/db", "WRONG", "to postgresql+asyncpg://"),
         ],
     )
     def test_database_is_named_without_its_password(
