@@ -33,17 +33,15 @@ SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
 NOWHERE = Console(quiet=True)
 
 
-def main(kinds: list[str]) -> int:
-    """Register everything, once the server answers; returns the exit status."""
+def main(kinds: list[str]) -> None:
+    """Register everything, once the server answers; ends with status 1 if that fails."""
     try:
         wait_for_configured_server(partial(print, file=sys.stderr), SERVER_WAIT_SECONDS)
         with get_client(sync_client=True) as client:
             for line in deploy(client, kinds):
                 print(line)
     except PipelineError as error:
-        print(f"failed {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"failed {error}")
 
 
 def deploy(client: SyncPrefectClient, asked_for: Collection[str] = ()) -> Iterator[str]:
@@ -128,4 +126,4 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

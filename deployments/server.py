@@ -34,16 +34,14 @@ PAGES = Path(__file__).with_name("pages")
 GATE = '<script src="/log-in.js"></script>'
 
 
-def main(arguments: list[str]) -> int:
-    """Serve until a signal comes; returns the exit status."""
+def main(arguments: list[str]) -> None:
+    """Serve until a signal comes; ends with status 1 if that cannot be."""
     alone = arguments == ["--no-services"]
     try:
         with nullcontext() if alone else open_stack().serving():
             serve(webserver_only=alone)
     except PipelineError as error:
-        print(f"failed {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"failed {error}")
 
 
 def serve(*, webserver_only: bool) -> None:
@@ -67,4 +65,4 @@ def gate_pages(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
