@@ -10,36 +10,24 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deployments import commands
-from deployments.commands import (
-    ROOT,
-    client_environment,
-    make_compose_secrets,
-    server_environment,
-)
+from deployments.commands import ROOT, client_environment, server_environment
 from tasks.errors import PipelineError
-from tasks.server.home import (
-    AUTH,
-    SERVER_FILE,
-    Stack,
-    open_stack,
-    require_certificates,
-    stack_folder,
-)
-from tasks.settings import RunSettings
+from tasks.server import home
 from tasks.terminal.streams import on_any_streams
 
 
 @on_any_streams
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = vars(_parser().parse_args(arguments))
+    run = options.pop("run")
     try:
-        require_certificates()
-        return int(options.run(options))
+        home.require_certificates()
+        return int(run(**options))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except PipelineError as error:
@@ -48,88 +36,81 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _server() -> int:
-    stack = open_stack()
+    stack = home.open_stack()
     print(f"API       {stack.api_url}")
     print(f"UI        {stack.pages}")
     print(f"database  {stack.database_kind}")
-    print(f"log in    with the value of {AUTH} in")
-    print(f"          {stack.folder / SERVER_FILE}")
+    print(f"log in    with the value of {home.AUTH} in")
+    print(f"          {stack.folder / home.SERVER_FILE}")
     return _become(commands.SERVER, server_environment(stack))
 
 
 def _ui() -> int:
     from deployments.ui import show_ui
 
-    _end_tidily()
-    return show_ui(open_stack())
+    return show_ui(home.open_stack())
 
 
-def _deploy(options: argparse.Namespace) -> int:
-    return _become((*commands.DEPLOY, *options.kinds), client_environment(open_stack()))
+def _worker() -> int:
+    return _become(commands.WORKER, client_environment(home.open_stack()))
+
+
+def _deploy(kinds: list[str]) -> int:
+    return _become((*commands.DEPLOY, *kinds), client_environment(home.open_stack()))
 
 
 def _doctor() -> int:
-    stack, told = _as_client()
+    told = dict(os.environ)
+    stack = _as_client()
     from deployments.doctor import examine
 
     return examine(stack, told)
 
 
 def _smoke() -> int:
-    stack, _ = _as_client()
+    stack = _as_client()
     from deployments.smoke import smoke
 
     return smoke(stack)
 
 
-def _as_client() -> tuple[Stack, dict[str, str]]:
-    """Let Prefect, once imported, find the stack's server; returns the operator's variables too."""
-    stack, told = open_stack(), dict(os.environ)
+def _as_client() -> home.Stack:
+    """Let Prefect, once imported, find the stack's server."""
+    stack = home.open_stack()
+    environment = client_environment(stack)
     os.environ.clear()
-    os.environ.update(client_environment(stack, told))
-    return stack, told
+    os.environ.update(environment)
+    return stack
 
 
-def _backup(options: argparse.Namespace) -> int:
+def _backup(file: Path) -> int:
     from deployments.archive import backup
 
-    _end_tidily()
-    if not (stack_folder() / SERVER_FILE).exists():
+    if not (home.stack_folder() / home.SERVER_FILE).exists():
         rule = "There must be something to keep."
-        raise PipelineError(rule, received="no secrets yet", where=stack_folder())
-    print(*backup(open_stack(), _models(), options.file), sep="\n")
+        raise PipelineError(rule, received="no secrets yet", where=home.stack_folder())
+    print(*backup(home.open_stack(), commands.chosen_folders().model_root, file), sep="\n")
     return 0
 
 
-def _restore(options: argparse.Namespace) -> int:
+def _restore(file: Path, *, replace: bool) -> int:
     from deployments.archive import restore
 
-    _end_tidily()
-    print(*restore(options.file, stack_folder(), _models(), replace=options.replace), sep="\n")
+    models = commands.chosen_folders().model_root
+    print(*restore(file, home.stack_folder(), models, replace=replace), sep="\n")
     print("Next: `make server`, `make deploy`, `make worker`, `make doctor`.")
     return 0
 
 
-def _end_tidily() -> None:
-    """Let a signal that ends this process leave nothing half-written, and no server behind."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-
-def _models() -> Path:
-    return RunSettings(model_dir=os.environ.get("MNIST_MODEL_DIR") or None).model_root
-
-
-def _purge(options: argparse.Namespace) -> int:
+def _purge(*, yes: bool) -> int:
     from deployments.purge import purge
 
-    return purge(ask=not options.yes)
+    return purge(ask=not yes)
 
 
 def _compose_secrets() -> int:
     path = ROOT / "deployments" / ".env"
-    made = make_compose_secrets(path)
+    made = commands.make_compose_secrets(path)
     print(f"{path} {'was made' if made else 'is there already'}, for your eyes only.")
     return 0
 
@@ -144,21 +125,21 @@ def _become(arguments: tuple[str, ...], environment: dict[str, str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run in COMMANDS.items():
-        commands.add_parser(name).set_defaults(run=lambda _, run=run: run())
-    for name, with_options in WITH_OPTIONS.items():
-        command = commands.add_parser(name)
-        command.set_defaults(run=with_options)
-        if name == "deploy":
-            command.add_argument("kinds", nargs="*", help="other workers: docker, kubernetes")
-        elif name == "purge":
-            command.add_argument("--yes", action="store_true", help="ask nothing")
-        else:
-            command.add_argument("file", type=_path, help="the archive")
-        if name == "restore":
-            there = "move aside what is there"
-            command.add_argument("--replace", action="store_true", help=there)
+    adding = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run: Callable[..., int]) -> argparse.ArgumentParser:
+        added = adding.add_parser(run.__name__.strip("_").replace("_", "-"))
+        added.set_defaults(run=run)
+        return added
+
+    for run in (_ui, _server, _worker, _doctor, _smoke, _compose_secrets):
+        command(run)
+    command(_deploy).add_argument("kinds", nargs="*", help="other workers: docker, kubernetes")
+    command(_purge).add_argument("--yes", action="store_true", help="ask nothing")
+    command(_backup).add_argument("file", type=_path, help="the archive")
+    restoring = command(_restore)
+    restoring.add_argument("file", type=_path, help="the archive")
+    restoring.add_argument("--replace", action="store_true", help="move aside what is there")
     return parser
 
 
@@ -166,16 +147,13 @@ def _path(text: str) -> Path:
     return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - pathlib's raises for unknown users
 
 
-COMMANDS = {
-    "ui": _ui,
-    "server": _server,
-    "worker": lambda: _become(commands.WORKER, client_environment(open_stack())),
-    "doctor": _doctor,
-    "smoke": _smoke,
-    "compose-secrets": _compose_secrets,
-}
+def _end_tidily() -> None:
+    """Let a signal that ends this process leave nothing half-written."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
-WITH_OPTIONS = {"deploy": _deploy, "backup": _backup, "restore": _restore, "purge": _purge}
 
 if __name__ == "__main__":
+    _end_tidily()
     sys.exit(main())

@@ -13,13 +13,12 @@ It is for its owner's eyes only. The cache is not in it.
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -29,19 +28,10 @@ from pydantic import ValidationError
 
 from deployments import database
 from tasks.cache.blobs import PARTIAL, NewFile
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, file_errors
 from tasks.records import Record
-from tasks.server.home import (
-    CHOICES,
-    DATABASE,
-    PROFILES_FILE,
-    SERVER_FILE,
-    Stack,
-    as_lines,
-    open_stack,
-    read_private,
-    write_private,
-)
+from tasks.server import home
+from tasks.server.home import PROFILES_FILE, SERVER_FILE, Stack
 
 TOP = "mnist-pipeline-backup"
 STACK, MODELS, MANIFEST = "stack", "models", "manifest.json"
@@ -61,20 +51,13 @@ class Manifest(Record):
     files: frozenset[str]
 
 
-@contextmanager
-def _errors_named() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PipelineError(
-            "What a backup is made of and restored to must be readable and writable.",
-            received=error.strerror or error,
-            where=error.filename or "",
-            advice="Check owner and permissions, and the room on the disk.",
-        ) from error
+readable_and_writable = file_errors(
+    "What a backup is made of and restored to must be readable and writable.",
+    advice="Check owner and permissions, and the room on the disk.",
+)
 
 
-@_errors_named()
+@readable_and_writable
 def backup(stack: Stack, models: Path, archive: Path) -> list[str]:
     """Write an archive, while the server runs or not; returns what is in it. Raises PipelineError.
 
@@ -86,8 +69,8 @@ def backup(stack: Stack, models: Path, archive: Path) -> list[str]:
         NewFile(archive.parent, option="FILE") as file,
         TemporaryDirectory(dir=archive.parent, prefix=f"{archive.name}.") as staging,
     ):
-        copied = Path(staging) / DATABASE_FILE
-        revision = database.copy(stack.server[DATABASE], copied)
+        copied, written = Path(staging, DUMP), Path(staging, MANIFEST)
+        revision = database.copy(stack.server[home.DATABASE], copied)
         files = {f"{STACK}/{name}": stack.folder / name for name in (SERVER_FILE, PROFILES_FILE)}
         files |= {SQLITE if sqlite else DUMP: copied, **_files_below(models)}
         manifest = Manifest(
@@ -97,16 +80,19 @@ def backup(stack: Stack, models: Path, archive: Path) -> list[str]:
             revision=revision,
             files=frozenset(files),
         )
-        _write(file.temporary, files, manifest)
+        written.write_text(manifest.model_dump_json())
+        with tarfile.open(file.temporary, "w:gz", dereference=True, compresslevel=6) as tar:
+            for name, path in {**files, MANIFEST: written}.items():
+                tar.add(path, f"{TOP}/{name}", filter=_owned_by_nobody)
         file.publish(archive, sync=True)
     return [
         f"kept  {stack.folder}: secrets, profile and the {stack.database_kind} database",
-        f"kept  {models}: {len(manifest.files) - 3} files",
+        f"kept  {models}: {len(files) - 3} files",
         f"in    {archive}: it holds the secrets, keep it from others",
     ]
 
 
-@_errors_named()
+@readable_and_writable
 def restore(
     archive: Path,
     folder: Path,
@@ -125,18 +111,20 @@ def restore(
     require_unused(folder)
     if not replace:
         _require_free(folder, models)
-    with ExitStack() as rooms, ExitStack() as undo:
-        unpacked = rooms.enter_context(_room_beside(folder))
-        manifest = _unpack(archive, unpacked)
-        stack = _told(unpacked / TOP / STACK, folder, manifest, environment)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.restore-") as room,
+        ExitStack() as undo,
+    ):
+        new, manifest = Path(room, TOP), _unpack(archive, Path(room))
+        url = _tell(new / STACK, folder, manifest, environment)
         for name, place in ((STACK, folder), (MODELS, models)):
-            if (unpacked / TOP / name).is_dir():
-                room = rooms.enter_context(_room_beside(place))
-                done += _put(unpacked / TOP / name, room / name, place, undo)
+            if (new / name).is_dir():
+                done += _put(new / name, place, undo)
         if manifest.database == "postgresql":
-            database.fill(stack.server[DATABASE], unpacked / TOP / DUMP)
-            done.append(f"made   {database.place(stack.server[DATABASE])}")
-        open_stack(folder, {})  # writes the profile
+            database.fill(url, new / DUMP)
+            done.append(f"made   {database.place(url)}")
+        home.open_stack(folder, {})  # writes the profile
         undo.pop_all()
     return done
 
@@ -168,16 +156,6 @@ def _files_below(models: Path) -> dict[str, Path]:
     }
 
 
-def _write(path: Path, files: Mapping[str, Path], manifest: Manifest) -> None:
-    with tarfile.open(path, "w:gz", dereference=True, compresslevel=6) as tar:
-        for name, file in files.items():
-            tar.add(file, f"{TOP}/{name}", filter=_owned_by_nobody)
-        content = manifest.model_dump_json().encode()
-        info = tarfile.TarInfo(f"{TOP}/{MANIFEST}")
-        info.size, info.mode = len(content), 0o600
-        tar.addfile(info, io.BytesIO(content))
-
-
 def _owned_by_nobody(info: tarfile.TarInfo) -> tarfile.TarInfo:
     """Whoever restores it will own it."""
     info.uid = info.gid = 0
@@ -197,7 +175,7 @@ def require_unused(folder: Path) -> None:
 
 
 def _require_free(*places: Path) -> None:
-    if taken := [place for place in places if place.is_dir() and any(place.iterdir())]:
+    if taken := [place for place in places if _holds_something(place)]:
         raise PipelineError(
             "A backup is restored to where there is nothing yet.",
             received=[str(place) for place in taken],
@@ -205,12 +183,8 @@ def _require_free(*places: Path) -> None:
         )
 
 
-@contextmanager
-def _room_beside(place: Path) -> Iterator[Path]:
-    """A temporary folder from which files can be renamed to a place."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=place.parent, prefix=f"{place.name}.restore-") as room:
-        yield Path(room)
+def _holds_something(place: Path) -> bool:
+    return place.is_dir() and any(place.iterdir())
 
 
 def _unpack(archive: Path, room: Path) -> Manifest:
@@ -222,25 +196,14 @@ def _unpack(archive: Path, room: Path) -> Manifest:
                 tar.extractall(room, map(_plain, tar))  # noqa: S202 - each is looked at
             while content.read(BLOCK_BYTES):  # up to the checksum at its end
                 pass
+        return _whole(room / TOP)
     except (gzip.BadGzipFile, EOFError, tarfile.TarError, zlib.error) as error:
-        raise _not_ours(archive, error) from error
-    manifest = _manifest(archive, room / TOP / MANIFEST)
-    paths = (path for path in (room / TOP).rglob("*") if path.is_file())
-    found = {path.relative_to(room / TOP).as_posix() for path in paths} - {MANIFEST}
-    needed = {f"{STACK}/{SERVER_FILE}", SQLITE if manifest.database == "sqlite" else DUMP}
-    if differing := sorted(found ^ manifest.files | needed - found):
-        raise _not_ours(archive, f"{differing[0]} is missing or one too many")
-    database.require_known(manifest.database, manifest.revision)
-    return manifest
-
-
-def _manifest(archive: Path, path: Path) -> Manifest:
-    if not path.is_file():
-        raise _not_ours(archive, f"no {MANIFEST}")
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise _not_ours(archive, f"a {MANIFEST} of another kind or a later release") from error
+        raise PipelineError(
+            "The file must be a whole archive that `make backup` has made.",
+            received=error,
+            where=archive,
+            advice="Nothing was changed. Name another file: make restore FILE=….",
+        ) from error
 
 
 def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -251,50 +214,58 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
-def _not_ours(archive: Path, problem: object) -> PipelineError:
-    return PipelineError(
-        "The file must be a whole archive that `make backup` has made.",
-        received=problem,
-        where=archive,
-        advice="Nothing was changed. Name another file: make restore FILE=….",
-    )
+def _whole(unpacked: Path) -> Manifest:
+    """The manifest of what was unpacked, if nothing is missing or one too many, or TarError."""
+    paths = (path for path in unpacked.rglob("*") if path.is_file())
+    found = {path.relative_to(unpacked).as_posix() for path in paths}
+    if MANIFEST not in found:
+        raise tarfile.TarError(f"no {MANIFEST}")
+    try:
+        manifest = Manifest.model_validate_json((unpacked / MANIFEST).read_bytes())
+    except ValidationError as error:
+        kind = f"a {MANIFEST} of another kind or a later release"
+        raise tarfile.TarError(kind) from error
+    needed = {f"{STACK}/{SERVER_FILE}", SQLITE if manifest.database == "sqlite" else DUMP}
+    if differing := sorted(found ^ {MANIFEST, *manifest.files} | needed - found):
+        raise tarfile.TarError(f"{differing[0]} is missing or one too many")
+    database.require_known(manifest.database, manifest.revision)
+    return manifest
 
 
-def _told(
-    unpacked: Path, folder: Path, manifest: Manifest, environment: Mapping[str, str]
-) -> Stack:
-    """The unpacked stack, its files written for the place where it will lie."""
-    path = unpacked / SERVER_FILE
-    chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
-    if database.kind(chosen.get(DATABASE, f"{manifest.database}://")) != manifest.database:
+def _tell(new: Path, folder: Path, manifest: Manifest, environment: Mapping[str, str]) -> str:
+    """Write the unpacked stack's files for where it will lie; returns its database's address."""
+    chosen = {name: environment[name] for name in home.CHOICES if environment.get(name)}
+    if database.kind(chosen.get(home.DATABASE, f"{manifest.database}://")) != manifest.database:
         raise PipelineError(
             "The database must be of the kind that was backed up.",
             received=f"a backup of {manifest.database}",
-            where=DATABASE,
+            where=home.DATABASE,
             advice="Unset the variable, or name such a database.",
         )
     if manifest.database == "sqlite":
-        database.give_turns_back(unpacked / DATABASE_FILE)
-        chosen[DATABASE] = f"sqlite+aiosqlite:///{folder / DATABASE_FILE}"
+        chosen[home.DATABASE] = f"sqlite+aiosqlite:///{folder / DATABASE_FILE}"
+    path = new / SERVER_FILE
     text = path.read_text().replace(f"{manifest.folder}/", f"{folder}/")
     kept = [line for line in text.splitlines(keepends=True) if line.split("=")[0] not in chosen]
-    write_private(path, "".join(kept) + as_lines(chosen))
-    stack = Stack(folder, read_private(path))
+    home.write_private(path, "".join(kept) + home.as_lines(chosen))
+    new.chmod(0o700)
+    url = home.read_private(path)[home.DATABASE]
     if manifest.database == "postgresql":
-        database.require_empty(stack.server[DATABASE])
-    unpacked.chmod(0o700)
-    return stack
+        database.require_empty(url)
+    return url
 
 
-def _put(new: Path, room: Path, place: Path, undo: ExitStack) -> list[str]:
+def _put(new: Path, place: Path, undo: ExitStack) -> list[str]:
     """Give an unpacked folder its place; returns what was done, which `undo` takes back."""
     done = []
-    if place.is_dir() and any(place.iterdir()):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if _holds_something(place):
         aside = place.with_name(f"{place.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}")
         place.rename(aside)
         undo.callback(aside.rename, place)
         done.append(f"moved  {place} to {aside}")
-    shutil.move(new, room)  # another file system may be there
-    room.rename(place)
-    undo.callback(place.rename, room)
+    elif place.is_dir():
+        place.rmdir()
+    undo.callback(shutil.rmtree, place, ignore_errors=True)
+    shutil.move(new, place)  # another file system may be there
     return [*done, f"made   {place}"]

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from string import Template
-from typing import Any
 from uuid import UUID
 
 import yaml
+from humanize import precisedelta
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from deployments.recovery import FLOW_NAME as RECOVERY_FLOW
 from tasks.orchestration.events import ACCURACY_DROPPED, VALIDATION_FAILED
@@ -25,6 +26,7 @@ FILE = Path(__file__).with_name("automations.yaml")
 OURS = "mnist: "
 NOTIFICATIONS = "mnist-notifications"  # the operator's block
 RECOVERY = f"{RECOVERY_FLOW}/recover"
+TELLS = "send-notification"
 MISSING_HEARTBEATS = 3
 ARRIVAL_SECONDS = 15  # that an event needs, at the most, until it can be looked up
 COMPARED = set(AutomationCore.model_fields) - {"enabled"}  # an operator may have switched one off
@@ -36,48 +38,36 @@ def automations(recovery: UUID, heartbeat_seconds: int, block: UUID | None) -> l
         recovery=recovery,
         suspicious=(MISSING_HEARTBEATS - 1) * heartbeat_seconds,
         look=heartbeat_seconds + ARRIVAL_SECONDS,
-        silence=in_words(MISSING_HEARTBEATS * heartbeat_seconds),
+        silence=precisedelta(MISSING_HEARTBEATS * heartbeat_seconds),
         notifications=block,
         validation_failed=VALIDATION_FAILED,
         accuracy_dropped=ACCURACY_DROPPED,
     )
-    made = []
-    for fields in yaml.safe_load(text)["automations"]:
-        acts = [a for a in fields["actions"] if block or a["type"] != "send-notification"]
+    every = yaml.safe_load(text)["automations"]
+    for fields in every:
         fields["name"] = f"{OURS}{fields['name']}"
         fields["trigger"]["expect"] = set(fields["trigger"]["expect"])
-        fields["actions"] = acts
-        if acts:
-            made.append(AutomationCore.model_validate(fields))
-    return made
-
-
-def in_words(seconds: int) -> str:
-    """A time as a person says it: `90 seconds`, `3 minutes`, `1 hour`."""
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
-        count, rest = divmod(seconds, length)
-        if count and not rest:
-            return f"{count} {unit}{'s' * (count > 1)}"
-    return "0 seconds"
+        fields["actions"] = [a for a in fields["actions"] if block or a["type"] != TELLS]
+    return [AutomationCore.model_validate(fields) for fields in every if fields["actions"]]
 
 
 def nobody_is_told() -> str:
     """What an operator has to know as long as there is no notification block."""
-    fields = yaml.safe_load(FILE.read_text())["automations"]
-    silent = [f"“{OURS}{f['name']}”" for f in fields if _only_tells(f["actions"])]
+    silent = [
+        f"“{OURS}{fields['name']}”"
+        for fields in yaml.safe_load(FILE.read_text())["automations"]
+        if all(action["type"] == TELLS for action in fields["actions"])
+    ]
     return (
         f"left out {', '.join(silent)}: there is nobody to tell. Make a notification block "
         f"{NOTIFICATIONS} in the UI (Blocks), then run `make deploy` again."
     )
 
 
-def _only_tells(actions: list[dict[str, Any]]) -> bool:
-    return all(action["type"] == "send-notification" for action in actions)
-
-
-def wanted(client: SyncPrefectClient, heartbeat_seconds: int) -> list[AutomationCore]:
+def wanted(client: SyncPrefectClient) -> list[AutomationCore]:
     """What a server's automations should be. Its deployments have to be there."""
     recovery = client.read_deployment_by_name(RECOVERY).id
+    heartbeat_seconds = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 0
     return automations(recovery, heartbeat_seconds, notification_block(client))
 
 
@@ -90,15 +80,15 @@ def notification_block(client: SyncPrefectClient) -> UUID | None:
 def differences(
     wanted: Iterable[AutomationCore], present: Iterable[Automation]
 ) -> Iterator[tuple[str, AutomationCore | None, Automation | None]]:
-    """Each name under which what is wanted differs from what is there, and the two.
+    """Each name under which what is wanted differs from what is there of ours, and the two.
 
-    Without the second it is missing. Without the first it is ours and one too many: another one
-    of the same name, or one that was renamed or given up since.
+    Without the second it is missing. Without the first it is one too many: another one of the
+    same name, or one that was renamed or given up since.
     """
     missing = {core.name: core for core in wanted}
-    for found in present:
+    for found in (automation for automation in present if automation.name.startswith(OURS)):
         core = missing.pop(found.name, None)
-        if found.name.startswith(OURS) and not (core and same(core, found)):
+        if core is None or not same(core, found):
             yield found.name, core, found
     yield from ((name, core, None) for name, core in missing.items())
 
@@ -106,20 +96,20 @@ def differences(
 def register(client: SyncPrefectClient, wanted: list[AutomationCore]) -> Iterator[str]:
     """Bring Prefect's automations to what they should be; yields what was changed."""
     changes = list(differences(wanted, client.read_automations()))
-    for name, core, found in sorted(changes, key=lambda change: change[1] is None):
-        if core is None:  # these come last, so that nothing is without its automation meanwhile
-            assert found is not None
-            client.delete_automation(found.id)
-            yield f"removed “{name}”"
-        elif found is None:
-            client.create_automation(core)
-            yield f"made “{name}”"
-        else:
+    for name, core, found in changes:
+        if core and found:
             client.update_automation(found.id, core.model_copy(update={"enabled": found.enabled}))
             yield f"changed “{name}”"
+        elif core:
+            client.create_automation(core)
+            yield f"made “{name}”"
+    for name, core, found in changes:  # last, so that nothing is without its automation meanwhile
+        if found and not core:
+            client.delete_automation(found.id)
+            yield f"removed “{name}”"
 
 
 def same(one: AutomationCore, other: AutomationCore) -> bool:
     """Whether two automations do the same, switched on or off."""
-    contents = [a.model_dump(include=COMPARED, exclude={"trigger": {"id"}}) for a in (one, other)]
-    return contents[0] == contents[1]
+    both = [a.model_dump(include=COMPARED, exclude={"trigger": {"id"}}) for a in (one, other)]
+    return both[0] == both[1]

@@ -11,20 +11,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.server.home import (
-    CHOICES,
-    CLIENT,
-    SECRETS,
-    UI_API_URL,
-    Stack,
-    alone_in,
-    as_lines,
-    new_password,
-    new_secrets,
-    read_private,
-    read_variables,
-    write_private,
-)
+from tasks.server import home
+from tasks.server.home import Stack
+from tasks.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
 PREFECT_FILE = "deployments/prefect.yaml"
@@ -34,10 +23,11 @@ SERVER = ("python", "-m", "deployments.server")
 DEPLOY = ("python", "-m", "deployments.deploy")
 WORKER = ("python", "-m", "deployments.worker")
 
+PROFILE = ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 COMPOSE_PASSWORDS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
 
 FOR_ALL, FOR_SERVERS, FOR_CLIENTS = (
-    read_variables(ROOT / "deployments" / "environment" / f"{whose}.env")
+    home.read_variables(ROOT / "deployments" / "environment" / f"{whose}.env")
     for whose in ("everywhere", "servers", "clients")
 )
 
@@ -51,7 +41,7 @@ def server_environment(stack: Stack, environment: Mapping[str, str] = os.environ
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": stack.origins,
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(stack.folder / "ui"),
         **stack.server,
-        UI_API_URL: stack.ui_api_url,
+        home.UI_API_URL: stack.ui_api_url,
     }
 
 
@@ -67,24 +57,30 @@ def command(arguments: tuple[str, ...]) -> list[str]:
 
 def by_hand(arguments: str) -> str:
     """A command of Prefect's as it is typed in the repository's root, for the server in use."""
-    home = os.environ.get("PREFECT_HOME")
-    profile = f"PREFECT_HOME={shlex.quote(home)} " if home else ""
+    folder = os.environ.get("PREFECT_HOME")
+    profile = f"PREFECT_HOME={shlex.quote(folder)} " if folder else ""
     return f"`{profile}.venv/bin/prefect {arguments}`"
+
+
+def chosen_folders() -> RunSettings:
+    """Where runs from this terminal keep what they compute."""
+    cache, models = (os.environ.get(f"MNIST_{kind}_DIR") or None for kind in ("CACHE", "MODEL"))
+    return RunSettings(cache_dir=cache, model_dir=models)
 
 
 def make_compose_secrets(path: Path) -> bool:
     """Make compose's file of secrets; False if it is there. Raises PipelineError if not private."""
-    with alone_in(path.parent):
+    with home.alone_in(path.parent):
         if path.exists():
-            read_private(path)
+            home.read_private(path)
             return False
-        passwords = {name: new_password() for name in COMPOSE_PASSWORDS}
-        write_private(path, as_lines({**passwords, **new_secrets()}))
+        passwords = {name: home.new_password() for name in COMPOSE_PASSWORDS}
+        home.write_private(path, home.as_lines({**passwords, **home.new_secrets()}))
         return True
 
 
 def _own(environment: Mapping[str, str], stack: Stack) -> dict[str, str]:
     """The operator's environment without what the stack's files say."""
-    decided = {*CLIENT, *CHOICES, *SECRETS, "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
+    decided = {*home.CLIENT, *home.CHOICES, *home.SECRETS, *PROFILE}
     kept = {name: value for name, value in environment.items() if name not in decided}
     return {**kept, "PREFECT_HOME": str(stack.folder)}

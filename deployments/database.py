@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from importlib.util import find_spec
+from contextlib import closing
+from importlib.metadata import distribution
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -40,18 +39,31 @@ def sqlite_file(url: str) -> Path:
 def copy(url: str, target: Path) -> str:
     """Write a copy to a new file; returns its revision. Raises PipelineError."""
     if kind(url) == "sqlite":
-        path = sqlite_file(url)
-        with (
-            _errors_named(path),
-            closing(_opened(path)) as source,
-            closing(sqlite3.connect(target)) as copied,
-        ):
-            source.backup(copied)
-            return str(copied.execute(REVISION).fetchone()[0])
+        return _copy_sqlite(sqlite_file(url), target)
     revision = _ask(url, REVISION)
-    dump = ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"]
-    _postgres(url, *dump)
+    dump = ("--format=custom", "--no-owner", "--no-privileges", f"--file={target}")
+    _postgres(url, "pg_dump", *dump)
     return revision
+
+
+def _copy_sqlite(path: Path, target: Path) -> str:
+    source = f"{path.as_uri()}?mode=ro"
+    try:
+        with (
+            closing(sqlite3.connect(source, uri=True, timeout=PATIENCE_SECONDS)) as server,
+            closing(sqlite3.connect(target)) as copied,
+            copied,
+        ):
+            server.backup(copied)
+            copied.execute(TURNS_BACK)
+            return str(copied.execute(REVISION).fetchone()[0])
+    except (sqlite3.Error, TypeError) as error:  # TypeError: no revision stands there
+        raise PipelineError(
+            "The database must be one of Prefect's, and readable.",
+            received=error,
+            where=path,
+            advice="Check it with `make doctor`.",
+        ) from error
 
 
 def require_empty(url: str) -> None:
@@ -74,19 +86,12 @@ def fill(url: str, dump: Path) -> None:
     _ask(url, TURNS_BACK)
 
 
-def give_turns_back(path: Path) -> None:
-    """In a copied SQLite database, let the next run of each deployment begin. PipelineError."""
-    with _errors_named(path), closing(sqlite3.connect(path)) as copied, copied:
-        copied.execute(TURNS_BACK)
-
-
 def require_known(backend: str, revision: str) -> None:
     """Raise PipelineError if a newer Prefect than the installed one has made a database."""
-    prefect = find_spec("prefect")  # not imported: that would make a folder in the user's home
-    assert prefect is not None
-    assert prefect.origin is not None
-    versions = Path(prefect.origin).parent / "server/database/_migrations/versions" / backend
-    if not any(f'"{revision}"' in path.read_text() for path in versions.glob("*.py")):
+    # Prefect is not imported: that would make a folder in the user's home.
+    migrations = "prefect/server/database/_migrations/versions"
+    versions = Path(str(distribution("prefect").locate_file(migrations)), backend).glob("*.py")
+    if not any(f'"{revision}"' in path.read_text() for path in versions):
         raise PipelineError(
             "The installed Prefect must be as new as the one that made the database.",
             received=f"a database at the revision {revision}, which this Prefect does not know",
@@ -110,29 +115,13 @@ def in_use(path: Path) -> bool:
 def place(url: str) -> str:
     """Where a PostgreSQL database lies, without user and password."""
     address = make_url(url)
-    return f"PostgreSQL at {address.host or 'this machine'}, database {address.database}"
+    host = f"{address.host or 'this machine'}{f':{address.port}' if address.port else ''}"
+    return f"PostgreSQL at {host}, database {address.database}"
 
 
 def kind(url: str) -> str:
     """`sqlite` or `postgresql`."""
     return make_url(url).get_backend_name()
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_SECONDS)
-
-
-@contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, TypeError) as error:  # TypeError: no revision stands there
-        raise PipelineError(
-            "The database must be one of Prefect's, and readable.",
-            received=error,
-            where=path,
-            advice="Check it with `make doctor`.",
-        ) from error
 
 
 def _ask(url: str, query: str) -> str:

@@ -1,4 +1,4 @@
-"""`prefect.yaml`, read and checked before Prefect gets it.
+"""`prefect.yaml`, read and checked before Prefect gets it, and the kinds of worker that it needs.
 
 Prefect passes over a key that it does not know, and over the whole file if a value in it is of the
 wrong type. Here its own models and the flow's parameters say what is wrong, and where:
@@ -6,18 +6,22 @@ wrong type. Here its own models and the flow's parameters say what is wrong, and
     daily.schedules[0].cron: Invalid cron string: "61 3 * * *"
     smoke.parameters.settings.epochs: Input should be greater than or equal to 1
 
-Values with a placeholder, `{{ … }}`, are passed over: Prefect fills them in, and then checks them.
+Parameters and schedules with a placeholder, `{{ … }}`, are passed over: Prefect fills them in, and
+then checks them.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
+import jsonpatch
 import yaml
 from prefect import Flow
 from prefect.cli.deploy._models import (
@@ -31,19 +35,23 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import validate
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
 
-from deployments.commands import PREFECT_FILE, ROOT
-from deployments.pools import POOLS, job_template
+from deployments.commands import POOL, PREFECT_FILE, ROOT
 from tasks.errors import PipelineError
 
-NO_OTHER_KEYS = ConfigDict(extra="forbid")
+# Our work pools by name: the type of worker that looks after each. Those of the last two come with
+# packages of their own, which only the worker needs: they are made for whoever asks for them.
+POOLS = {POOL: "process", "mnist-docker": "docker", "mnist-kubernetes": "kubernetes"}
+# What a worker of each type makes of a run, as Prefect has it. A server would look for a newer
+# one on the internet; this one belongs to the release that the lock pins.
+TEMPLATES = files("prefect") / "server/api/collections_data/views/aggregate-worker-metadata.json"
+KUBERNETES_PATCH = ROOT / "deployments" / "kubernetes" / "job-template.patch.yaml"
 
 
 class Limit(ConcurrencyLimitConfig):
     """How many runs of a deployment there are at once, and what a later one does."""
 
-    model_config = NO_OTHER_KEYS
     limit: int = Field(ge=1)
 
 
@@ -54,7 +62,6 @@ def _whole(limit: object) -> object:
 class Pool(WorkPoolConfig):
     """Where a deployment's runs wait for a worker."""
 
-    model_config = NO_OTHER_KEYS
     name: str
 
     @property
@@ -66,7 +73,6 @@ class Pool(WorkPoolConfig):
 class Deployment(DeploymentConfig):
     """What is deployed: which flow, when, with which parameters, in which work pool."""
 
-    model_config = NO_OTHER_KEYS
     name: str
     entrypoint: str
     work_pool: Pool
@@ -80,52 +86,66 @@ class Deployment(DeploymentConfig):
 class PrefectFile(PrefectYamlModel):
     """The whole file."""
 
-    model_config = NO_OTHER_KEYS
     definitions: dict[str, Any] = Field(default_factory=dict)  # what its anchors stand for
-    deployments: list[Deployment] = Field(min_length=1)  # type: ignore[assignment]  # narrower
+    deployments: list[dict[str, Any]] = Field(min_length=1)  # type: ignore[assignment]
 
 
 def read_deployments(path: Path = ROOT / PREFECT_FILE) -> list[Deployment]:
     """The deployments in a file, in order. Raises PipelineError that says all that is wrong."""
+    wrong, found = list[str](), list[Deployment]()
     try:
-        contents = yaml.safe_load(path.read_text())
+        file = PrefectFile.model_validate(yaml.safe_load(path.read_text()), extra="forbid")
     except (OSError, yaml.YAMLError) as error:
         raise _refused([" ".join(str(error).split())], path) from error
-    if wrong := list(_said(partial(PrefectFile.model_validate, contents), contents)):
+    except ValidationError as error:
+        raise _refused(list(_said(error)), path) from error
+    for number, fields in enumerate(file.deployments):
+        try:
+            found.append(Deployment.model_validate(fields, extra="forbid"))
+        except ValidationError as error:
+            wrong += _said(error, str(fields.get("name", f"deployments[{number}]")))
+    wrong += [problem for deployment in found for problem in problems(deployment)]
+    names = Counter(deployment.name for deployment in found)
+    wrong += [f"{name}: there are several of this name" for name in names if names[name] > 1]
+    if wrong:
         raise _refused(wrong, path)
-    deployments = PrefectFile.model_validate(contents).deployments
-    if wrong := [problem for deployment in deployments for problem in problems(deployment)]:
-        raise _refused(wrong, path)
-    if twice := [name for name, n in Counter(d.name for d in deployments).items() if n > 1]:
-        raise _refused([f"{name}: there are several of this name" for name in twice], path)
-    return deployments
+    return found
 
 
 def problems(deployment: Deployment) -> Iterator[str]:
     """What is wrong with a deployment's schedules, its flow, and what the flow is told."""
-    name, parameters = deployment.name, deployment.parameters
-    for number, schedule in enumerate(deployment.schedules):
-        given = schedule.model_dump(exclude_none=True)
-        yield from _said(partial(_make_schedule, given), given, f"{name}.schedules[{number}]")
-    yield from _of_the_job(deployment)
     try:
-        accepted = parameters_of(load_flow_from_entrypoint(str(ROOT / deployment.entrypoint)))
+        flow: Flow[..., Any] = load_flow_from_entrypoint(str(ROOT / deployment.entrypoint))
     except Exception as error:  # noqa: BLE001 - whatever a file does when it is imported
-        yield f"{name}.entrypoint: {type(error).__name__}: {error}"
-        return
-    yield from _said(partial(accepted.model_validate, parameters), parameters, f"{name}.parameters")
+        yield f"{deployment.name}.entrypoint: {type(error).__name__}: {error}"
+    else:
+        for place, check in _checks(deployment, parameters_of(flow)):
+            try:
+                check()
+            except ValidationError as error:
+                yield from _said(error, f"{deployment.name}.{place}", placeholders=False)
+    yield from _of_the_job(deployment)
+
+
+def _checks(
+    deployment: Deployment, accepted: type[BaseModel]
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is to be tried, each by its place in the deployment."""
+    told = deployment.parameters
+    yield "parameters", partial(accepted.model_validate, told, extra="forbid")
     for number, schedule in enumerate(deployment.schedules):
-        whole = parameters | schedule.parameters
-        where = f"{name}.schedules[{number}].parameters"
+        place, whole = f"schedules[{number}]", told | schedule.parameters
+        yield place, partial(_make_schedule, schedule.model_dump(exclude_none=True))
         if schedule.parameters:
-            yield from _said(partial(accepted.model_validate, whole), whole, where)
+            check = partial(accepted.model_validate, whole, extra="forbid")
+            yield f"{place}.parameters", check
 
 
 def parameters_of(flow: Flow[..., Any]) -> type[BaseModel]:
     """The parameters that a flow takes, each of its own type; a deployment may leave some out."""
     taken = inspect.signature(flow.fn, eval_str=True).parameters
     fields: dict[str, Any] = {name: (taken[name].annotation, None) for name in taken}
-    return create_model("Parameters", __config__=NO_OTHER_KEYS, **fields)
+    return create_model("Parameters", **fields)
 
 
 def _make_schedule(given: dict[str, Any]) -> None:
@@ -144,31 +164,26 @@ def _of_the_job(deployment: Deployment) -> Iterator[str]:
                 yield f"{deployment.name}.work_pool.job_variables{path}: {error.message}"
 
 
-def _said(check: Callable[[], object], checked: Any, where: str = "") -> Iterator[str]:
-    """What a model says of values, each with its place."""
-    try:
-        check()
-    except ValidationError as error:
-        for detail in error.errors():
-            if "{{" not in str(detail["input"]):
-                place = _place(detail["loc"], checked, where)
-                unknown = detail["type"] == "extra_forbidden"
-                said = "there is no such key" if unknown else detail["msg"]
-                yield f"{place}: {said.removeprefix('Value error, ')}"
+def job_template(kind: str) -> dict[str, Any]:
+    """What a worker of some type makes of a run: Prefect's own, for Kubernetes with our patch."""
+    collections = json.loads(TEMPLATES.read_text()).values()
+    (worker,) = (workers[kind] for workers in collections if kind in workers)
+    template = dict(worker["default_base_job_configuration"])
+    if kind == "kubernetes":
+        jsonpatch.apply_patch(template, yaml.safe_load(KUBERNETES_PATCH.read_text()), in_place=True)
+    return template
 
 
-def _place(steps: tuple[str | int, ...], checked: Any, where: str) -> str:
-    """For instance `daily.schedules[0].cron`: a deployment by its name, if it has one."""
-    if steps[:1] == ("deployments",) and len(steps) > 1:
-        number = steps[1]
-        found = checked["deployments"][number]
-        named = isinstance(found, dict) and "name" in found
-        where, steps = (found["name"] if named else f"deployments[{number}]"), steps[2:]
-    for step in steps:
-        if step == "[key]":  # pydantic's word for a key that is not allowed
-            continue
-        where += f"[{step}]" if isinstance(step, int) else f".{step}"
-    return where.removeprefix(".") or "the file"
+def _said(error: ValidationError, where: str = "", *, placeholders: bool = True) -> Iterator[str]:
+    """What a model says is wrong, each with its place; what Prefect will fill in is left out."""
+    for detail in error.errors():
+        if placeholders or "{{" not in str(detail["input"]):
+            # "[key]" is pydantic's word for a key that is not allowed.
+            steps = [step for step in detail["loc"] if step != "[key]"]
+            place = where + "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps)
+            unknown = detail["type"] == "extra_forbidden"
+            said = "there is no such key" if unknown else detail["msg"]
+            yield f"{place.removeprefix('.') or 'the file'}: {said.removeprefix('Value error, ')}"
 
 
 def _refused(wrong: list[str], path: Path) -> PipelineError:

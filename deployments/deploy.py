@@ -7,62 +7,87 @@ is kept up to date from then on.
 
 from __future__ import annotations
 
-import argparse
-import os
-import re
-import subprocess
+import asyncio
 import sys
 from collections.abc import Collection, Iterator
-from functools import cache, partial
+from contextlib import chdir, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import httpx
+from prefect.cli.deploy._config import _load_deploy_configs_and_actions
+from prefect.cli.deploy._core import _run_single_deploy
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectNotFound
+from rich.console import Console
 
 from deployments import automations
-from deployments.commands import PREFECT_FILE, ROOT, by_hand, command
-from deployments.definitions import read_deployments
-from deployments.pools import ON_REQUEST, POOLS, make_pool, present_kinds
+from deployments.commands import PREFECT_FILE, ROOT, by_hand
+from deployments.definitions import POOLS, job_template, read_deployments
 from tasks.errors import PipelineError
 from tasks.server.configured import wait_for_configured_server
 from tasks.terminal.streams import on_any_streams
 
 SERVER_WAIT_SECONDS = 60.0  # one that makes a new database takes ten, or more
+NOWHERE = Console(quiet=True)
 
 
 @on_any_streams
-def main() -> int:
-    """Register everything, once the server answers; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m deployments.deploy", description=__doc__)
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=" or ".join(ON_REQUEST))
-    kinds = parser.parse_args().kinds
-    if unknown := set(kinds) - set(ON_REQUEST):
-        parser.error(f"can be asked for: {', '.join(ON_REQUEST)}, not {', '.join(unknown)}")
-    say_once = cache(partial(print, file=sys.stderr))
+def main(kinds: list[str]) -> None:
+    """Register everything, once the server answers; ends with status 1 if that fails."""
     try:
-        wait_for_configured_server(say_once, SERVER_WAIT_SECONDS)
+        wait_for_configured_server(partial(print, file=sys.stderr), SERVER_WAIT_SECONDS)
         with get_client(sync_client=True) as client:
             for line in deploy(client, kinds):
                 print(line)
     except PipelineError as error:
-        print(f"failed {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"failed {error}")
 
 
 def deploy(client: SyncPrefectClient, asked_for: Collection[str] = ()) -> Iterator[str]:
     """Register everything; yields what was done, a line each. Raises PipelineError."""
-    kinds = {"process", *asked_for, *present_kinds(client)}
+    if unknown := [kind for kind in asked_for if kind not in POOLS.values()]:
+        known = " or ".join(POOLS.values())
+        raise PipelineError(f"What is asked for must be a worker of {known}.", received=unknown)
+    kinds = {*asked_for, *present_kinds(client)}
     names = deployment_names(kinds)
     for name, kind in POOLS.items():
         if kind in kinds:
             yield from make_pool(client, name, kind)
     deploy_file(names)
     yield f"registered {', '.join(names)}"
-    heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
-    yield from automations.register(client, automations.wanted(client, heartbeat))
+    yield from automations.register(client, automations.wanted(client))
     if not automations.notification_block(client):
         yield automations.nobody_is_told()
+
+
+def present_kinds(client: SyncPrefectClient) -> set[str]:
+    """The kinds of worker for which the server has, or gets, one of our pools."""
+    there = {POOLS[pool.name] for pool in client.read_work_pools() if pool.name in POOLS}
+    return {"process", *there}
+
+
+def make_pool(client: SyncPrefectClient, name: str, kind: str) -> Iterator[str]:
+    """Bring a work pool to what it should be; yields what was changed. Raises PipelineError."""
+    template = job_template(kind)
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+        yield f"made the work pool {name} ({kind})"
+        return
+    if pool.type != kind:
+        raise PipelineError(
+            f"The work pool {name} must be of the type {kind}.",
+            received=pool.type,
+            where=str(client.api_url),
+            advice=f"Remove it with {by_hand(f'work-pool delete {name}')}, and deploy again.",
+        )
+    if kind == "kubernetes" and pool.base_job_template != template:
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+        yield f"changed the work pool {name}"
 
 
 def deployment_names(kinds: Collection[str]) -> list[str]:
@@ -71,39 +96,36 @@ def deployment_names(kinds: Collection[str]) -> list[str]:
 
 
 def deploy_file(names: Collection[str], path: str = PREFECT_FILE) -> None:
-    """Register deployments of a file. Raises PipelineError with what Prefect says."""
-    named = [part for name in names for part in ("--name", name)]
-    arguments = ("--no-prompt", "deploy", "--prefect-file", path, *named)
-    silent: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    silent["env"] = {**os.environ, "COLUMNS": "10000"}  # so that no line is wrapped
-    done = subprocess.run(command(("prefect", *arguments)), cwd=ROOT, check=False, **silent)
-    if done.returncode:
-        raise PipelineError(
-            "Prefect must accept each deployment.",
-            received=reason(done.stdout, done.stderr),
-            where=path,
-            advice=f"Correct it, or run {by_hand(' '.join(arguments))} to see all that it says.",
-        )
+    """Register deployments of a file, as `prefect deploy` does. Raises PipelineError."""
+    with chdir(ROOT):
+        found, steps = _load_deploy_configs_and_actions(Path(path), console=NOWHERE)
+        for deployment in found:
+            if (name := deployment["name"]) in names:
+                try:
+                    asyncio.run(_register(deployment, steps))
+                except Exception as error:
+                    by_itself = by_hand(f"--no-prompt deploy --prefect-file {path} --name {name}")
+                    raise PipelineError(
+                        "Prefect must accept each deployment.",
+                        received=f"{name}: {_reason(error).rstrip('.')}",
+                        where=path,
+                        advice=f"Correct it, or run {by_itself} to see all that it says.",
+                    ) from error
 
 
-def reason(stdout: str, stderr: str) -> str:
-    """Of which deployment and why `prefect deploy` has failed, in one line.
+async def _register(deployment: dict[str, Any], steps: dict[str, Any]) -> None:
+    async with get_client() as client:
+        options: Any = {"client": client, "console": NOWHERE, "is_interactive": lambda: False}
+        await _run_single_deploy(deployment, steps, **options)
 
-    Of an exception, Prefect writes the traceback and then only "An exception occurred."; other
-    reasons are the last paragraph of what it writes. What the server says comes as a JSON object
-    behind its address.
-    """
-    _, traceback, trace = stderr.rpartition("Traceback (most recent call last):\n")
-    announced = re.findall(r"Deploying (.*?) *│", stdout)
-    rest = re.sub(r"^[╭│╰].*\n", "\n", stdout, flags=re.MULTILINE)
-    paragraph = (rest.strip() or stderr.strip()).rpartition("\n\n")[2]
-    text = re.sub(r"\A( .*\n)*", "", trace) if traceback else paragraph
-    if answer := re.search(r"Response: \{'detail': (['\"])(.*)\1\}", text):
-        text = answer[2]
-    text = re.sub(r"For (further|more) information \S+ \S+", "", text)
-    said = " ".join(text.split()).rstrip(".")
-    return f"{announced[-1]}: {said}" if announced else said
+
+def _reason(error: Exception) -> str:
+    """What the server says, if it has answered, without its address."""
+    if isinstance(error, httpx.HTTPStatusError):
+        with suppress(ValueError, LookupError):
+            return str(error.response.json()["detail"])
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sys.argv[1:])

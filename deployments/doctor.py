@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,23 +19,21 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+from humanize import naturaltime
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    WorkPoolFilter,
-)
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus, WorkPool
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from deployments import automations
 from deployments.commands import POOL, PREFECT_FILE, by_hand
-from deployments.definitions import read_deployments
-from deployments.pools import POOLS, present_kinds
+from deployments.database import place
+from deployments.definitions import POOLS, read_deployments
+from deployments.deploy import present_kinds
 from deployments.recovery import BACK_LINK, TAG
 from deployments.recovery import FLOW_NAME as RECOVERY_FLOW
 from tasks.errors import PipelineError
@@ -65,12 +64,12 @@ ok, note, wrong = partial(Finding, "ok"), partial(Finding, "note"), partial(Find
 
 def examine(stack: Stack, variables: Mapping[str, str]) -> int:
     """Print what was found, beside the operator's variables; returns 1 if something is wrong."""
-    problems = 0
+    found = []
     for finding in findings(stack, variables):
         print(finding)
-        problems += finding.verdict == "WRONG"
-    print(f"\n{problems} wrong" if problems else "\nNothing is wrong.")
-    return int(problems > 0)
+        found.append(finding.verdict)
+    print(f"\n{found.count('WRONG')} wrong" if "WRONG" in found else "\nNothing is wrong.")
+    return int("WRONG" in found)
 
 
 def findings(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]:
@@ -84,7 +83,9 @@ def findings(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]:
         return
     with get_client(sync_client=True) as client:
         yield from registered(client)
-        yield from watched(client)
+        for pool in client.read_work_pools():
+            if pool.name in POOLS:
+                yield from attended(pool, client.read_workers_for_work_pool(pool.name))
         yield dead_letters(stack.folder / DEAD_LETTERS)
         yield late(client)
         since = {"after_": datetime.now(UTC) - timedelta(days=7)}
@@ -112,17 +113,15 @@ def environment(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]
 
 def database(stack: Stack) -> Finding:
     """What kind of database the server has."""
-    url = stack.server[DATABASE]
-    if stack.database_kind == "postgresql":
-        return ok("database", f"PostgreSQL at {url.rpartition('@')[2] if '@' in url else ''}")
-    if stack.database_kind == "sqlite":
-        path = url.partition("///")[2]
-        return note("database", f"SQLite, {path}: good for one machine, not for a team")
-    return wrong(
-        "database",
-        f"Prefect knows no {stack.database_kind}. Set {DATABASE} in {stack.folder / SERVER_FILE} "
-        "to postgresql+asyncpg://… or sqlite+aiosqlite:///….",
-    )
+    with suppress(ArgumentError, ValueError):  # ValueError: of a port that is no number
+        path = make_url(stack.server[DATABASE]).database
+        if stack.database_kind == "postgresql":
+            return ok("database", place(stack.server[DATABASE]))
+        if stack.database_kind == "sqlite":
+            return note("database", f"SQLite, {path}: good for one machine, not for a team")
+    right = "postgresql+asyncpg://… or sqlite+aiosqlite:///…"
+    advice = f"Set {DATABASE} in {stack.folder / SERVER_FILE} to {right}."
+    return wrong("database", f"Prefect knows no {stack.database_kind} at such an address. {advice}")
 
 
 def store(settings: RunSettings) -> Iterator[Finding]:
@@ -172,7 +171,7 @@ def registered(client: SyncPrefectClient) -> Iterator[Finding]:
         yield wrong("deployments", str(error))
         return
     found = {deployment.name: deployment for deployment in client.read_deployments()}
-    kinds = {"process", *present_kinds(client)}
+    kinds = present_kinds(client)
     needed = [each.name for each in defined if each.work_pool.kind in kinds]
     if lacking := [name for name in needed if name not in found]:
         yield wrong("deployments", f"{', '.join(lacking)} not registered. Run `make deploy`.")
@@ -183,17 +182,15 @@ def registered(client: SyncPrefectClient) -> Iterator[Finding]:
         text = f"{deployment.name}: {when}, in the pool {deployment.work_pool_name}"
         yield (note if deployment.paused else ok)("deployment", text)
     yield from given_up(client, {each.name for each in defined})
-    heartbeat = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
-    yield from automated(automations.wanted(client, heartbeat), client.read_automations())
+    yield from automated(automations.wanted(client), client.read_automations())
 
 
 def given_up(client: SyncPrefectClient, defined: Collection[str]) -> Iterator[Finding]:
     """Deployments of our flows that are no longer defined, as after an upgrade."""
-    ours = FlowFilter(name=FlowFilterName(any_=[TRAINING, RECOVERY_FLOW]))
-    flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=ours)}
+    ours = FlowFilter.model_validate({"name": {"any_": [TRAINING, RECOVERY_FLOW]}})
     for left in client.read_deployments(flow_filter=ours):
         if left.name not in defined:
-            full = f"{flows[left.flow_id]}/{left.name}"
+            full = f"{client.read_flow(left.flow_id).name}/{left.name}"
             advice = "If it is not your own, remove it in the UI (Deployments)."
             yield note("deployment", f"{full} is not in {PREFECT_FILE}. {advice}")
 
@@ -210,23 +207,15 @@ def automated(wanted: list[AutomationCore], present: list[Automation]) -> Iterat
     yield ok("automations", f"{len(wanted)} looked at")
 
 
-def watched(client: SyncPrefectClient) -> Iterator[Finding]:
-    """The work pools and who looks after them."""
-    ours = WorkPoolFilter.model_validate({"name": {"any_": list(POOLS)}})
-    for pool in client.read_work_pools(work_pool_filter=ours):
-        yield from attended(pool, client.read_workers_for_work_pool(pool.name))
-
-
 def attended(pool: WorkPool, workers: Iterable[Worker]) -> Iterator[Finding]:
     """Whether a work pool has workers; ours for the nightly run has to have one."""
     if pool.is_paused:
         yield wrong("worker", f"the pool {pool.name} is paused: resume it in the UI.")
     latest = sorted(workers, key=lambda worker: worker.last_heartbeat_time or NEVER)
     online = [worker for worker in latest if worker.status is WorkerStatus.ONLINE]
-    for worker in online:
-        yield ok("worker", f"looks after the pool {pool.name}: {_last_sign(worker)}")
+    yield from (ok("worker", f"looks after the pool {pool.name}: {_seen(one)}") for one in online)
     if not online:
-        before = f"; the latest was {_last_sign(latest[-1])}" if latest else ""
+        before = f"; the latest was {_seen(latest[-1])}" if latest else ""
         problem = f"nobody looks after the pool {pool.name}{before}"
         if pool.name == POOL:
             yield wrong("worker", f"{problem}. Start a worker with `make worker`.")
@@ -234,18 +223,10 @@ def attended(pool: WorkPool, workers: Iterable[Worker]) -> Iterator[Finding]:
             yield note("worker", f"{problem}. {_if_not_needed(pool)}")
 
 
-def _last_sign(worker: Worker) -> str:
-    if worker.last_heartbeat_time is None:
-        return f"{worker.name}, no sign of life yet"
-    age = datetime.now(UTC) - worker.last_heartbeat_time
-    return f"{worker.name}, last sign of life {ago(age)}"
-
-
-def ago(age: timedelta) -> str:
-    """A time that has passed, in its largest unit: `12 seconds ago`, `3 hours ago`."""
-    seconds = max(0, int(age.total_seconds()))
-    unit = next((unit for unit in (86400, 3600, 60) if seconds >= unit), 1)
-    return f"{automations.in_words(seconds // unit * unit)} ago"
+def _seen(worker: Worker) -> str:
+    last = worker.last_heartbeat_time
+    sign = f"last sign of life {naturaltime(last)}" if last else "no sign of life yet"
+    return f"{worker.name}, {sign}"
 
 
 def _if_not_needed(pool: WorkPool) -> str:
@@ -259,15 +240,15 @@ def _if_not_needed(pool: WorkPool) -> str:
 
 def dead_letters(folder: Path) -> Finding:
     """Events that the server has given up, after four tries: nothing has come of them."""
-    written = sorted(path.stat().st_mtime for path in folder.glob("*"))
+    written = [path.stat().st_mtime for path in folder.glob("*")]
     if not written:
         return ok("events", "none was given up")
-    age = ago(datetime.now(UTC) - datetime.fromtimestamp(written[-1], UTC))
-    return wrong(
-        "events",
-        f"{len(written)} were given up, the latest {age}: an automation may have missed one. Look "
-        f"at the runs of that time, then run `rm -r {folder}`.",
+    latest = naturaltime(datetime.fromtimestamp(max(written), UTC))
+    problem = (
+        f"{len(written)} were given up, the latest {latest}: an automation may have missed one"
     )
+    advice = f"Look at the runs of that time, then run `rm -r {folder}`."
+    return wrong("events", f"{problem}. {advice}")
 
 
 def late(client: SyncPrefectClient) -> Finding:

@@ -15,10 +15,12 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import httpx
 from prefect.logging import get_logger
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.utilities.math import clamped_poisson_interval
 
 from tasks.server.configured import health_problem
@@ -33,6 +35,21 @@ SAY_THAT_A_WEBSOCKET_IS_CLOSED = (
 )
 
 
+class LastingConsole(PrefectConsoleHandler):
+    """Prefect's handler, for a run that outlives its worker, and its server for a while.
+
+    The run's output is a pipe to the worker. When the worker has died, rich ends the process
+    that writes to it: a training would die of a line in its log. Here it only falls silent.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, if anybody can read it. This is the first of our code in a run."""
+        be_patient()
+        with suppress(SystemExit):  # rich's answer to a broken pipe; it writes no more after that
+            super().emit(record)
+
+
+@cache
 def be_patient() -> None:
     """Let the loops of this process, a worker or a run, outlast an outage of any length."""
     for name in HAVE_LOOPS:

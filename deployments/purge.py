@@ -15,7 +15,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
@@ -24,14 +23,13 @@ from pydantic import ByteSize
 
 from deployments import database
 from deployments.archive import TOP, require_unused
-from deployments.commands import ROOT
+from deployments.commands import ROOT, chosen_folders
 from tasks import APPLICATION
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, file_errors
 from tasks.server.home import DATABASE, SERVER_FILE, read_variables, stack_folder
 from tasks.settings import RunSettings
 
 # By what lies in a folder: the names that this project and Prefect give there.
-FOLDERS = {"cache_dir": "MNIST_CACHE_DIR", "model_dir": "MNIST_MODEL_DIR"}
 SECRETS, CACHE, MODELS = "secrets, database", "cache", "models, reports"
 OURS = {
     SECRETS: (
@@ -52,33 +50,13 @@ ELSEWHERE = {
 }
 
 
-@dataclass(frozen=True)
-class Left:
-    """A folder that the project has left."""
-
-    about: str
-    folder: Path
-
-    @property
-    def size_bytes(self) -> int:
-        """What its files take."""
-        paths = (Path(at, name) for at, _, names in os.walk(self.folder) for name in names)
-        return sum(path.lstat().st_size for path in paths)
-
-    @property
-    def strangers(self) -> str:
-        """What lies there and has no name of ours."""
-        ours, names = (*OURS[self.about], TOP), sorted(path.name for path in self.folder.iterdir())
-        return ", ".join(name for name in names if not any(fnmatchcase(name, own) for own in ours))
-
-
 def purge(*, ask: bool) -> int:
     """List the folders, ask, delete them; returns 1 if that was declined. Raises PipelineError."""
     require_unused(stack_folder())
     found = left()
-    for one in found:
-        size = ByteSize(one.size_bytes).human_readable(decimal=True)
-        print(f"{one.about:17} {size:>8}  {one.folder}")
+    for folder, about in found.items():
+        size = ByteSize(_size_bytes(folder)).human_readable(decimal=True)
+        print(f"{about:17} {size:>8}  {folder}")
     for place, what in stays():
         print(f"{'stays':27} {place}: {what}")
     if not found:
@@ -87,26 +65,27 @@ def purge(*, ask: bool) -> int:
     if ask and not _confirmed():
         print("Nothing was deleted.")
         return 1
-    for one in found:
-        print(_deleted(one))
+    for folder, about in found.items():
+        print(_deleted(folder, [*OURS[about], TOP]))
     return 0
 
 
-def left() -> list[Left]:
+def left() -> dict[Path, str]:
     """The folders that are there: the user's, those chosen by the environment, those set aside."""
-    chosen = RunSettings.model_validate(
-        {name: os.environ.get(variable) or None for name, variable in FOLDERS.items()}
-    )
     roots = {stack_folder(): SECRETS}
-    for settings in (RunSettings(), chosen):
+    for settings in (RunSettings(), chosen_folders()):
         roots |= {settings.cache_root: CACHE, settings.model_root: MODELS}
-    found = {
+    return {
         folder.resolve(): about
         for root, about in roots.items()
         for folder in (root, *sorted(root.parent.glob(f"{escape(root.name)}.*restore-*")))
         if folder.is_dir()
     }
-    return [Left(about, folder) for folder, about in found.items()]
+
+
+def _size_bytes(folder: Path) -> int:
+    paths = (Path(at, name) for at, _, names in os.walk(folder) for name in names)
+    return sum(path.lstat().st_size for path in paths)
 
 
 def stays() -> Iterator[tuple[str, str]]:
@@ -132,20 +111,19 @@ def _confirmed() -> bool:
     return input("Delete these folders for good? Type yes: ").strip() == "yes"
 
 
-def _deleted(one: Left) -> str:
+def _deleted(folder: Path, ours: list[str]) -> str:
     """Delete a folder if only ours is in it; returns what was done. Raises PipelineError."""
-    if one.strangers:
-        return f"left    {one.folder}: {one.strangers} in it is not ours. Move it, and purge again."
-    try:
-        shutil.rmtree(one.folder)
-    except OSError as error:
-        raise PipelineError(
-            "A folder must be its user's own to be deleted.",
-            received=error.strerror or error,
-            where=error.filename,
-            advice="Check owner and permissions, and purge again.",
-        ) from error
-    if one.folder.parent.name == APPLICATION:
+    names = sorted(path.name for path in folder.iterdir())
+    if strange := [name for name in names if not any(fnmatchcase(name, own) for own in ours)]:
+        return (
+            f"left    {folder}: {', '.join(strange)} in it is not ours. Move it, and purge again."
+        )
+    with file_errors(
+        "A folder must be its user's own to be deleted.",
+        advice="Check owner and permissions, and purge again.",
+    ):
+        shutil.rmtree(folder)
+    if folder.parent.name == APPLICATION:
         with suppress(OSError):  # not empty yet
-            one.folder.parent.rmdir()
-    return f"deleted {one.folder}"
+            folder.parent.rmdir()
+    return f"deleted {folder}"

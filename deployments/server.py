@@ -36,16 +36,14 @@ GATE = '<script src="/log-in.js"></script>'
 
 
 @on_any_streams
-def main(arguments: list[str]) -> int:
-    """Serve until a signal comes; returns the exit status."""
+def main(arguments: list[str]) -> None:
+    """Serve until a signal comes; ends with status 1 if that cannot be."""
     alone = arguments == ["--no-services"]
     try:
         with nullcontext() if alone else open_stack().serving():
             serve(webserver_only=alone)
     except PipelineError as error:
-        print(f"failed {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"failed {error}")
 
 
 def serve(*, webserver_only: bool) -> None:
@@ -69,4 +67,4 @@ def gate_pages(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

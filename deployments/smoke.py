@@ -6,11 +6,11 @@ It runs the deployment mnist/smoke, which computes every stage again, and waits 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, WorkerStatus
+from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.exceptions import ObjectNotFound
 
 from deployments.commands import POOL
@@ -22,7 +22,7 @@ DEPLOYMENT = "mnist/smoke"
 PAUSE_SECONDS = 1.0
 
 
-def smoke(stack: Stack, say: Callable[[str], object] = print) -> int:
+def smoke(stack: Stack) -> int:
     """Run the deployment; returns 1 unless the run completes. Raises PipelineError."""
     # What answers there without holding the lock is somebody else's, and not told our password.
     problem = health_problem(stack.api_url) if stack.serves else "no server of this stack"
@@ -35,7 +35,7 @@ def smoke(stack: Stack, say: Callable[[str], object] = print) -> int:
         )
     try:
         with get_client(sync_client=True) as client:
-            return _run(client, stack, say)
+            return _run(client, stack)
     except httpx.HTTPError as error:
         raise ServerError(
             "The server must answer until the run has ended.",
@@ -45,7 +45,7 @@ def smoke(stack: Stack, say: Callable[[str], object] = print) -> int:
         ) from error
 
 
-def _run(client: SyncPrefectClient, stack: Stack, say: Callable[[str], object]) -> int:
+def _run(client: SyncPrefectClient, stack: Stack) -> int:
     try:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
     except ObjectNotFound as error:
@@ -53,26 +53,26 @@ def _run(client: SyncPrefectClient, stack: Stack, say: Callable[[str], object]) 
         raise PipelineError(rule, where=stack.api_url, advice=advice) from error
     _require_worker(client)
     run = client.create_flow_run_from_deployment(deployment.id)
-    say(f"run        {run.name}")
-    say(f"           {stack.ui_api_url.removesuffix('/api')}/runs/flow-run/{run.id}")
-    ended = _ended(client, run, say)
-    assert ended.state is not None
-    say(ended.state.message or "Everything works.")
-    return int(not ended.state.is_completed())
+    print(f"run        {run.name}")
+    print(f"           {stack.pages}/runs/flow-run/{run.id}")
+    state = _last_state(client, run)
+    print(state.message or "Everything works.")
+    return int(not state.is_completed())
 
 
-def _ended(client: SyncPrefectClient, run: FlowRun, say: Callable[[str], object]) -> FlowRun:
-    """A run once it has ended; says through which states it goes."""
+def _last_state(client: SyncPrefectClient, run: FlowRun) -> State[Any]:
+    """The state that a run ends in; says through which it goes."""
     said = None
     while True:
-        now = client.read_flow_run(run.id)
-        if now.state_name != said:
-            said = now.state_name
-            say(f"state      {said}")
-        if now.state is None or now.state.is_scheduled():
+        state = client.read_flow_run(run.id).state
+        assert state is not None
+        if state.name != said:
+            said = state.name
+            print(f"state      {said}")
+        if state.is_scheduled():
             _require_worker(client)
-        elif now.state.is_final():
-            return now
+        elif state.is_final():
+            return state
         time.sleep(PAUSE_SECONDS)
 
 

@@ -36,15 +36,13 @@ def show_ui(stack: Stack) -> int:
     """Open the pages; with a server of this command's own, until that ends. The exit status."""
     with one_time_link(stack) as (link, used):
         if stack.serves:
-            _wait_until_ready(stack)
             _show(stack, link)
             used.wait(LINK_SECONDS)
             return 0
         environment = server_environment(stack)
         with subprocess.Popen(command(SERVER), env=environment, cwd=ROOT) as server:
             try:
-                _wait_until_ready(stack, server)
-                _show(stack, link)
+                _show(stack, link, server)
                 print("The server runs until Ctrl-C.", flush=True)
                 return server.wait()
             except KeyboardInterrupt:  # which the server has got as well
@@ -83,8 +81,8 @@ def one_time_link(stack: Stack) -> Iterator[tuple[str, Event]]:
             server.shutdown()
 
 
-def _wait_until_ready(stack: Stack, server: subprocess.Popen[bytes] | None = None) -> None:
-    """Wait for the stack's server. Raises ServerError."""
+def _show(stack: Stack, link: str, server: subprocess.Popen[bytes] | None = None) -> None:
+    """Once the server answers, open the link where there is a screen; in any case, print it."""
     deadline = time.monotonic() + START_SECONDS
     while problem := health_problem(stack.api_url):
         if (server and server.poll() is not None) or time.monotonic() > deadline:
@@ -95,10 +93,6 @@ def _wait_until_ready(stack: Stack, server: subprocess.Popen[bytes] | None = Non
                 advice="Read what it says above, or run `make server` by itself.",
             )
         time.sleep(PAUSE_SECONDS)
-
-
-def _show(stack: Stack, link: str) -> None:
-    """Open the link where there is a screen; otherwise, and anyway, print it."""
     print(f"UI        {stack.pages}")
     print(f"log in    {link}")
     print("          works once, on this machine. From elsewhere, use the value of")

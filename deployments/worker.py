@@ -14,7 +14,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -100,8 +99,8 @@ def free_port(host: str, first: int) -> int:
     return first
 
 
-async def work() -> int:
-    """Work until a signal comes; returns the exit status."""
+async def work() -> None:
+    """Work until a signal comes."""
     worker = HandingBack(work_pool_name=POOL, name=f"{socket.gethostname()}-{os.getpid()}")
     working = asyncio.create_task(worker.start(with_healthcheck=True))
     watching = asyncio.create_task(watch_server(PREFECT_API_URL.value() or ""))
@@ -117,20 +116,19 @@ async def work() -> int:
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working
-    return 0
 
 
 @on_any_streams
-def main() -> int:
-    """Work, with a port that says so; returns the exit status."""
+def main() -> None:
+    """Work, with a port that says so."""
     be_patient()
     host, wanted = PREFECT_WORKER_WEBSERVER_HOST.value(), PREFECT_WORKER_WEBSERVER_PORT.value()
     port = free_port(host, wanted)
     taken = f" ({wanted} is taken)" if port != wanted else ""
     print(f"health    http://{host}:{port}/health{taken}", flush=True)
     with temporary_settings({PREFECT_WORKER_WEBSERVER_PORT: port}):
-        return asyncio.run(work())
+        asyncio.run(work())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,6 +8,8 @@ Every error says the rule that was broken, what was received, where, and what to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,16 @@ class PipelineError(Exception):
         if advice:
             parts.append(advice)
         super().__init__(" ".join(parts))
+
+
+@contextmanager
+def file_errors(rule: str, advice: str) -> Iterator[None]:
+    """Let the operating system's errors inside the block be PipelineErrors that name the file."""
+    try:
+        yield
+    except OSError as error:
+        reason, where = error.strerror or error, error.filename or ""
+        raise PipelineError(rule, received=reason, where=where, advice=advice) from error
 
 
 class DatasetError(PipelineError):

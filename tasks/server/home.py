@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from tasks import APPLICATION
-from tasks.errors import PipelineError, ServerError
+from tasks.errors import PipelineError, ServerError, file_errors
 
 FOLDER_VARIABLE = "PIPELINE_STACK_DIR"
 SERVER_FILE, PROFILES_FILE, SERVER_LOCK = "server.env", "profiles.toml", "server.lock"
@@ -161,16 +161,11 @@ def open_stack(folder: Path | None = None, environment: Mapping[str, str] = os.e
 
     Addresses and the database are taken from the environment on the first start only.
     """
-    folder = folder or stack_folder(environment)
-    try:
-        return _opened(folder, environment)
-    except OSError as error:
-        raise PipelineError(
-            "The folder of Prefect's database and secrets must be a folder of your own.",
-            received=error.strerror or error,
-            where=error.filename or folder,
-            advice=f"Check its owner and permissions, or choose another with {FOLDER_VARIABLE}.",
-        ) from error
+    with file_errors(
+        "The folder of Prefect's database and secrets must be a folder of your own.",
+        advice=f"Check its owner and permissions, or choose another with {FOLDER_VARIABLE}.",
+    ):
+        return _opened(folder or stack_folder(environment), environment)
 
 
 def _opened(folder: Path, environment: Mapping[str, str]) -> Stack:

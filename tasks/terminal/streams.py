@@ -12,20 +12,21 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
-from typing import Any, NoReturn, ParamSpec, TextIO, cast
+from typing import Any, NoReturn, ParamSpec, TextIO, TypeVar, cast
 
 from tasks.errors import PipelineError
 
 P = ParamSpec("P")
+R = TypeVar("R")
 EXIT_FAILED = 1
 EXIT_BROKEN_PIPE = 141  # 128 and SIGPIPE
 
 
-def on_any_streams(main: Callable[P, int]) -> Callable[P, int]:
+def on_any_streams(main: Callable[P, R]) -> Callable[P, R]:
     """Let a command's main function write to whatever the streams are."""
 
     @wraps(main)
-    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         before = sys.stdout, sys.stderr
         prepare_streams()
         try:

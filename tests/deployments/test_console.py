@@ -27,7 +27,7 @@ def status_of(module: str, name: str) -> int:
 
 
 def test_run_goes_on_when_nobody_reads_its_log() -> None:
-    assert status_of("deployments.console", "LastingConsole") == 0
+    assert status_of("deployments.outage", "LastingConsole") == 0
 
 
 def test_prefects_own_handler_would_end_it() -> None:
@@ -38,7 +38,7 @@ def test_prefects_own_handler_would_end_it() -> None:
 def test_run_is_patient_with_its_server_from_its_first_line_on() -> None:
     program = """
 import logging, sys
-from deployments.console import LastingConsole
+from deployments.outage import LastingConsole
 from prefect._internal import observers
 logging.getLogger("run").addHandler(LastingConsole(stream=sys.stderr))
 logging.getLogger("run").error("heard")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import IntervalSchedule
-from programs import comes_true, environment_in, folders_in, run_program, write_dataset
+from programs import comes_true, environment_in, folders_in, run, run_program, write_dataset
 
 from tasks.server.home import AUTH, ENCRYPTION_KEY
 
@@ -101,6 +102,12 @@ def test_deploying_again_changes_nothing(stack: Operated) -> None:
     assert len(before["automations"]) == 4  # the others would only tell somebody
     stack.deploy()
     assert server_state(stack) == before
+
+
+def test_deploying_to_a_reader_that_has_gone_says_nothing_more(stack: Operated) -> None:
+    line = f"set -o pipefail; {sys.executable} -m deployments deploy | true"
+    done = run(["/bin/bash", "-c", line], stack.environment, status=141)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -330,7 +337,7 @@ def test_run_whose_worker_died_too_is_noticed_by_its_silence_and_replaced_once(
     assert stack.state(run) == "Running"
     assert stack.replaced_once(run)
     message = str(stack.read(run).state.message)
-    assert message.startswith("It gave no sign of life for 90 seconds")
+    assert message.startswith("It gave no sign of life for 1 minute and 30 seconds")
     assert stack.weights() == {uninterrupted}
 
 

@@ -125,7 +125,7 @@ def test_finds_what_the_environment_chooses_and_what_was_moved_aside(
     monkeypatch.setenv(FOLDER_VARIABLE, str(home / "stack"))
     monkeypatch.setenv("MNIST_CACHE_DIR", str(home / "cache"))
     monkeypatch.setenv("MNIST_MODEL_DIR", "~/models")
-    found = {one.folder.relative_to(home).as_posix() for one in purge.left()}
+    found = {folder.relative_to(home).as_posix() for folder in purge.left()}
     assert found == {
         "stack",
         "cache",

@@ -11,7 +11,6 @@ from programs import ROOT
 
 LISTS = "-m tasks.terminal.cache_command --cache-dir {cache} list"
 OPERATES = "-m deployments --help"
-DEPLOYS = "-m deployments.deploy --help"
 ON_STANDARD_OUTPUT = "Standard output must take the result. Received: No space left on device"
 
 
@@ -26,7 +25,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(params=[LISTS, OPERATES, DEPLOYS], ids=["mnist-cache", "deployments", "deploy"])
+@pytest.fixture(params=[LISTS, OPERATES], ids=["mnist-cache", "deployments"])
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{sys.executable} {request.param.format(cache=tmp_path)}"
 
