@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import httpx
+import programs
 import psutil
 import pytest
 import websockets
@@ -33,7 +34,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import IntervalSchedule
-from programs import comes_true, environment_in, folders_in, run, run_program, write_dataset
+from programs import comes_true, environment_in, folders_in, run_program, write_dataset
 
 from tasks.server.home import AUTH, ENCRYPTION_KEY
 
@@ -106,7 +107,7 @@ def test_deploying_again_changes_nothing(stack: Operated) -> None:
 
 def test_deploying_to_a_reader_that_has_gone_says_nothing_more(stack: Operated) -> None:
     line = f"set -o pipefail; {sys.executable} -m deployments deploy | true"
-    done = run(["/bin/bash", "-c", line], stack.environment, status=141)
+    done = programs.run(["/bin/bash", "-c", line], stack.environment, status=141)
     assert done.stderr == ""
 
 
