@@ -1,4 +1,4 @@
-"""An array that is read from a file piece by piece, never as a whole."""
+"""What a dataset is opened to: arrays that are read piece by piece, never as a whole."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,6 +29,39 @@ UNREADABLE = (
 AGAIN = "Download or copy the file again."
 
 Read = Callable[[int], bytes]  # up to so many bytes; fewer only at the end
+
+
+class Stream(Protocol):
+    """An array that is not read yet. What its rows are is as in the files: see tasks/load.py."""
+
+    @property
+    def where(self) -> str:
+        """The file, for messages."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its values; labels may be strings (kind U)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Images (image, row, column) or (image, row, column, channel), labels (image, …)."""
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Read consecutive pieces along axis 0. Raises DatasetError."""
+
+
+@dataclass(frozen=True)
+class OpenedDataset:
+    """A dataset that was recognised and is not read yet.
+
+    `streams`: x_train and y_train, and as far as there are such, x_validation, y_validation,
+    x_test, y_test. `notes`: what was recognised, and what is done to it, for the log of the run.
+    `names`: of the classes, by label as stored; None if the labels are the names.
+    """
+
+    streams: Mapping[str, Stream]
+    notes: tuple[str, ...] = ()
+    names: Mapping[int, str] | None = None
 
 
 @dataclass(frozen=True)
