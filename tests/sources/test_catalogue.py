@@ -37,7 +37,9 @@ CHANGED = r"must not change while it is read\. Received: another size or modific
 
 
 def read(source: DatasetSource) -> Arrays:
-    return {name: np.concatenate(list(s.rows())) for name, s in open_dataset(source).items()}
+    return {
+        name: np.concatenate(list(s.rows())) for name, s in open_dataset(source).streams.items()
+    }
 
 
 # --- the embedded MNIST --------------------------------------------------------------------

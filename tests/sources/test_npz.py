@@ -40,7 +40,7 @@ def zipped(path: Path, **members: bytes) -> Path:
 
 
 def read(path: Path) -> Arrays:
-    return {name: np.concatenate(list(s.rows())) for name, s in open_npz(path).items()}
+    return {name: np.concatenate(list(s.rows())) for name, s in open_npz([path]).streams.items()}
 
 
 def loaded(path: Path, store: Store) -> DatasetRef:
@@ -70,14 +70,14 @@ def test_pieces_join_to_the_whole_array(tmp_path: Path, monkeypatch: pytest.Monk
 def test_other_members_are_ignored(tmp_path: Path) -> None:
     path = saved(tmp_path / "tiny.npz", x_validation=np.zeros(3))
 
-    assert list(open_npz(path)) == ["x_train", "y_train", "x_test", "y_test"]
+    assert list(open_npz([path]).streams) == ["x_train", "y_train", "x_test", "y_test"]
 
 
 def test_missing_array_is_named_with_what_is_there(tmp_path: Path) -> None:
     np.savez(tmp_path / "tiny.npz", x_train=np.zeros(1), y_train=np.zeros(1), labels=np.zeros(1))
 
     with pytest.raises(DatasetError) as caught:
-        open_npz(tmp_path / "tiny.npz")
+        open_npz([tmp_path / "tiny.npz"])
 
     assert "Received: no x_test, y_test, but labels, x_train, y_train (in tiny.npz)." in str(
         caught.value
@@ -127,7 +127,7 @@ def test_arrays_of_other_kinds_are_refused(
     path = saved(tmp_path / "tiny.npz", x_test=array)
 
     with pytest.raises(DatasetError) as caught:
-        open_npz(path)
+        open_npz([path])
 
     assert "Arrays must hold plain numbers in C order." in str(caught.value)
     assert f"Received: {received} (in x_test.npy of tiny.npz)." in str(caught.value)
@@ -138,7 +138,7 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tiny.npz").write_bytes(content)
 
     with pytest.raises(DatasetError, match=WHOLE + r".*File is not a zip file \(in tiny\.npz\)"):
-        open_npz(tmp_path / "tiny.npz")
+        open_npz([tmp_path / "tiny.npz"])
 
 
 def test_archive_cut_short_is_refused(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_archive_cut_short_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
     with pytest.raises(DatasetError, match=WHOLE + r".*File is not a zip file \(in tiny\.npz\)"):
-        open_npz(path)
+        open_npz([path])
 
 
 NPY = "Each member must be an .npy file of format 1.0 or 2.0. Received: "
@@ -192,7 +192,7 @@ def test_broken_member_is_refused_by_name(tmp_path: Path, member: bytes, message
     path = zipped(tmp_path / "tiny.npz", x_test=member)
 
     with pytest.raises(DatasetError) as caught:
-        open_npz(path)
+        open_npz([path])
 
     assert str(caught.value).startswith(message)
     assert "(in x_test.npy of tiny.npz)." in str(caught.value)
@@ -215,7 +215,7 @@ def test_member_that_does_not_inflate_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
 
     with pytest.raises(DatasetError, match=WHOLE + r".*invalid block type \(in tiny\.npz\)"):
-        open_npz(path)
+        open_npz([path])
 
 
 def test_encrypted_archive_is_refused(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_encrypted_archive_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
 
     with pytest.raises(DatasetError, match=WHOLE + r".*is encrypted.*\(in tiny\.npz\)"):
-        open_npz(path)
+        open_npz([path])
 
 
 def deflate_bomb(claimed_bytes: int) -> bytes:
@@ -251,7 +251,7 @@ def test_claim_that_deflate_cannot_keep_is_refused_before_anything_is_allocated(
         with pytest.raises(
             DatasetError, match=r"compressed bytes, too few for .* \(in x_train\.npy of b"
         ):
-            open_npz(tmp_path / "bomb.npz")
+            open_npz([tmp_path / "bomb.npz"])
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -375,7 +375,7 @@ def test_member_with_a_damaged_header_is_refused(tmp_path: Path, header: bytes) 
         for name in ARRAY_NAMES:
             archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00\x77\x00" + padded)
     with pytest.raises(DatasetError, match=r"must be an \.npy file.*x_train\.npy of damaged\.npz"):
-        open_npz(path)
+        open_npz([path])
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -385,7 +385,7 @@ def test_compression_that_numpy_never_writes_is_refused(tmp_path: Path, method: 
         for name, array in tiny_arrays().items():
             archive.writestr(f"{name}.npy", npy_bytes(array))
     with pytest.raises(DatasetError, match=WHOLE + r".*compression method"):
-        open_npz(path)
+        open_npz([path])
 
 
 def test_header_that_claims_gigabytes_is_refused_without_reading_them(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_header_that_claims_gigabytes_is_refused_without_reading_them(tmp_path: 
             archive.writestr(f"{name}.npy", claims + bytes(1 << 26))
     tracemalloc.start()
     with pytest.raises(DatasetError, match=r"must be an \.npy file.*EOF: reading array header"):
-        open_npz(path)
+        open_npz([path])
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 4 << 20
