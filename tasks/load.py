@@ -52,7 +52,7 @@ def _of_both_splits(streams: Mapping[str, Stream], source: DatasetSource) -> dic
         raise DatasetError(
             "A dataset must have training and test images with their labels.",
             received=f"no {', '.join(missing)}",
-            where=source.files[0].path.parent,
+            where=source.files[0].path if len(source.files) == 1 else source.files[0].path.parent,
             advice="Keep some of the images apart as the test split.",
         )
     return {name: streams[name] for name in ARRAY_NAMES}

@@ -109,7 +109,7 @@ def dataset_name(dataset: str, name: str | None = None) -> str:
     `name`, if it was chosen, or else the last part of its path that is not one of COMMON.
     """
     parts = Path(os.path.abspath(_expanded(dataset))).parts  # noqa: PTH100 - pathlib's keeps ".."
-    stems = [ENDING.sub("", part) for part in parts]
+    stems = [ENDING.sub("", part) for part in parts[1:]] or [""]
     own = next((stem for stem in reversed(stems) if stem.lower() not in COMMON), stems[-1])
     called = artifact_name(name or (dataset if dataset in NAMES else own))
     # Not among the records of a dataset that everybody has.

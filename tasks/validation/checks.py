@@ -73,7 +73,7 @@ def single_images(class_names: Sequence[str], arrays: Arrays) -> Contracts:
     both = np.intersect1d(arrays["y_train"], arrays["y_test"])
 
     def one_sided(broken: pd.DataFrame) -> str:
-        return f"{_of_classes(np.unique(broken['label']), class_names)} only here: "
+        return f"{_of_classes(np.unique(broken['label']).tolist(), class_names)} only here: "
 
     shared = Rule(
         "classes",
@@ -141,7 +141,7 @@ def _near(
 
     def received(table: pd.DataFrame) -> str:
         sizes = distances(table)
-        worst = np.abs(sizes).argmax()
+        worst = int(np.abs(sizes).argmax())
         of_class = f" for {_of_classes([worst], class_names)}" if len(sizes) > 1 else ""
         return f"{sizes[worst]:.2f}{of_class}"
 
