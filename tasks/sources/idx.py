@@ -177,7 +177,7 @@ def _one_of(candidates: list[File]) -> File:
 
 
 def _several(what: str, files: list[File]) -> DatasetError:
-    places = [file.where if "/" in file.where else str(file.path) for file in files]
+    places = [str(file.path) if file.name == file.path.name else file.where for file in files]
     return DatasetError(
         "A folder or zip has the IDX files of one dataset, each array once.",
         received=f"{what}: {', '.join(places)}",

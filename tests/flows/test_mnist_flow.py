@@ -48,7 +48,9 @@ def test_failed_validation_lists_every_failed_check_and_leaves_no_partial_file(
     message = str(failure.value)
     assert "2 of 19 checks failed for stripes" in message
     assert "x_test: pixels span more than 0 and 1" in message
-    assert "y_train: training images are of at least two classes. Received: only class 0." in message
+    assert (
+        "y_train: training images are of at least two classes. Received: only class 0." in message
+    )
     stored = files_below(tmp_path / "cache")
     assert not [name for name in stored if name.endswith(".partial")]
     assert len([name for name in stored if name.startswith("results")]) == 1  # load's
