@@ -55,7 +55,8 @@ def idx_files(place: Path) -> list[Path]:
     and in `<Name>/raw`. Raises DatasetError for several datasets in one folder.
     """
     if place.is_file():
-        zipped = place.suffix.lower() == ".zip" or zipfile.is_zipfile(place)
+        ending = place.suffix.lower()
+        zipped = ending == ".zip" or (ending != ".npz" and zipfile.is_zipfile(place))
         return [place] if zipped and _parts(files_in_zip(place)) else []
     folders = [place, place / "raw", *sorted(place.glob("*/raw"))]  # torchvision's
     parts = _parts(file_at(path) for folder in folders for path in _named_files(folder))
