@@ -231,7 +231,7 @@ class CutOff(Heard):
 def training(settings: RunSettings) -> None:
     """The flow as far as its model."""
     with stored_run(settings) as store:
-        raw = load(fetch(settings.dataset, store), store)
+        raw = load(fetch(settings.dataset, settings.name, store), store)
         train(preprocess(raw, store), settings.plan, store)
 
 
