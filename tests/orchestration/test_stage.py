@@ -165,7 +165,7 @@ class TestChanges:
         ("change", "why"),
         [
             ({"epochs": 3}, "epochs 2 → 3"),
-            ({"seed": 1, "batch_size": 8}, "batch size 16 → 8; seed 0 → 1"),
+            ({"seed": 1, "batch_size": 30}, "batch size 20 → 30; seed 0 → 1"),
         ],
     )
     def test_setting_of_the_training_recomputes_it_and_what_follows(
