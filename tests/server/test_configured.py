@@ -123,6 +123,7 @@ def value_in_prefect(folder: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "files", [NAMED[3], NAMED[7], NAMED[10], NAMED[15], NOT_NAMED[2], NOT_NAMED[6]], ids=name_of
 )
