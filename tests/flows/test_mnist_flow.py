@@ -109,10 +109,10 @@ def ask(kind: str, **filters: object) -> list[dict[str, Any]]:
 
 
 def test_accuracy_artifact_has_a_version_per_run(
-    after_a_run: RunSettings, digits: Arrays, tmp_path: Path
+    settings: RunSettings, digits: Arrays, tmp_path: Path
 ) -> None:
     place_npz(tmp_path / "Two Runs!.npz", digits)
-    settings = after_a_run.model_copy(update={"dataset": str(tmp_path / "Two Runs!.npz")})
+    settings = settings.model_copy(update={"dataset": str(tmp_path / "Two Runs!.npz")})
     summaries = [run_flow(settings).summary for _ in range(2)]
     artifacts = ask("artifacts", artifacts={"key": {"any_": ["two-runs-accuracy"]}})
     assert {artifact["flow_run_id"] for artifact in artifacts} == {
