@@ -57,8 +57,13 @@ def tiny_arrays(
 
 
 def stripes() -> Arrays:
-    """The dataset of the flow's tests: 60 training and 33 test images of 3 classes, 8 x 6."""
-    return tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
+    """The dataset of the flow's tests: 60 training and 33 test images of 3 classes, 8 x 6.
+
+    The labels of two test images are exchanged: no model gets them right.
+    """
+    arrays = tiny_arrays(train=60, test=33, classes=3, size=(8, 6))
+    arrays["y_test"][:2] = 1, 0
+    return arrays
 
 
 def plant_defects(mnist: Arrays) -> dict[tuple[str, str], tuple[int, ...]]:

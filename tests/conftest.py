@@ -42,9 +42,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-POOR = {"epochs": 1, "learning_rate": 1e-6}
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store of this test's own."""
@@ -118,27 +115,6 @@ def first_run(
     """A run that later runs can go on from."""
     place_idx(first_folder / "stripes", stripes(), zipped=True)
     return run_flow(settings_in(first_folder))
-
-
-@pytest.fixture(scope="session")
-def poor_folder(
-    first_run: Run,  # noqa: ARG001 - must be over before its cache is copied
-    first_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """Where a run has left its files whose model has learnt next to nothing."""
-    folder = tmp_path_factory.mktemp("poor")
-    shutil.copytree(first_folder / "cache", folder / "cache")
-    place_idx(folder / "stripes", stripes(), zipped=True)
-    run_flow(settings_in(folder).model_copy(update=POOR))
-    return folder
-
-
-@pytest.fixture
-def after_a_poor_run(settings: RunSettings, poor_folder: Path, tmp_path: Path) -> RunSettings:
-    """The same settings and dataset as of the poor run, and a copy of its cache."""
-    shutil.copytree(poor_folder / "cache", tmp_path / "cache")
-    return settings.model_copy(update=POOR)
 
 
 @pytest.fixture

@@ -93,10 +93,10 @@ def test_convolutional_network_runs(after_a_run: RunSettings) -> None:
 
 
 def test_accuracy_below_the_minimum_fails_the_run_but_is_recorded(
-    after_a_poor_run: RunSettings, tmp_path: Path
+    after_a_run: RunSettings, tmp_path: Path
 ) -> None:
     with pytest.raises(AccuracyTooLowError, match=r"must be at least 1\.0000"):
-        run_flow(after_a_poor_run.model_copy(update={"min_accuracy": 1.0}))
+        run_flow(after_a_run.model_copy(update={"min_accuracy": 1.0}))
     assert len(files_below(tmp_path / "models" / "reports")) == 1
 
 

@@ -430,15 +430,6 @@ class TestDamagedResults:
         assert run.computed == ["fetch", "preprocess", "publish"]
         assert reasons(run) == CACHED | {"preprocess": "lost: result"}
 
-    def test_all_entries_torn(self, after_a_run: RunSettings) -> None:
-        for entry in (after_a_run.cache_root / "results").iterdir():
-            entry.write_bytes(b"")
-
-        run = run_flow(after_a_run)
-
-        assert run.computed == STAGES
-        assert set(reasons(run).values()) == {"corrupt: result", "always runs"}
-
     def test_forgotten_runs_cost_nothing_but_their_reasons(self, after_a_run: RunSettings) -> None:
         shutil.rmtree(after_a_run.cache_root / "latest")
 

@@ -113,8 +113,7 @@ def test_rare_class_does_not_stop_the_search(store: Store) -> None:
     arrays["y_train"][arrays["y_train"] == 2] = 1
     arrays["y_train"][2] = 2  # the only one of its class
 
-    plan = PLAN.model_copy(update={"epochs": 1})
-    assert 60 == suspect.fn(preprocessed(arrays, store), plan, store).images
+    assert 60 == suspect.fn(preprocessed(arrays, store), PLAN, store).images
 
 
 def test_too_few_images_are_refused(store: Store) -> None:
