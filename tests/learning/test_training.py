@@ -147,7 +147,7 @@ def test_dropout_is_drawn_from_the_seed() -> None:
             layers = [
                 keras.Input((48,)),
                 keras.layers.Dropout(0.5),
-                keras.layers.Dense(3, "softmax"),
+                keras.layers.Dense(3, "softmax", kernel_initializer="ones"),
             ]
             model = keras.Sequential(layers)
         model.compile(optimizer="sgd", loss="categorical_crossentropy", metrics=["accuracy"])
