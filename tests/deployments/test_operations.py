@@ -53,7 +53,7 @@ def uninterrupted(started_once: Operated) -> str:
     return str(json.loads(done.stdout)["weights_sha256"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # for as long as the block names it
 def inbox() -> Iterator[tuple[str, list[str]]]:
     """A server on loopback that takes messages: its URL, and what it was sent."""
     messages: list[str] = []
