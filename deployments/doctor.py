@@ -8,6 +8,7 @@ Secrets are named by where they lie, never by what they are.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -240,15 +241,23 @@ def _if_not_needed(pool: WorkPool) -> str:
 
 def dead_letters(folder: Path) -> Finding:
     """Events that the server has given up, after four tries: nothing has come of them."""
-    written = [path.stat().st_mtime for path in folder.glob("*")]
-    if not written:
+    letters = list(folder.glob("*"))
+    if not letters:
         return ok("events", "none was given up")
-    latest = naturaltime(datetime.fromtimestamp(max(written), UTC))
-    problem = (
-        f"{len(written)} were given up, the latest {latest}: an automation may have missed one"
-    )
-    advice = f"Look at the runs of that time, then run `rm -r {folder}`."
-    return wrong("events", f"{problem}. {advice}")
+    latest = naturaltime(datetime.fromtimestamp(max(path.stat().st_mtime for path in letters), UTC))
+    of = ", ".join(sorted(set(map(_given_up, letters))))
+    problem = f"{len(letters)} were given up, of {of}, the latest {latest}"
+    advice = "A message may not have got through, or an automation have missed one. Look at the"
+    return wrong("events", f"{problem}. {advice} runs of that time, then run `rm -r {folder}`.")
+
+
+def _given_up(letter: Path) -> str:
+    """The automation that a dead letter is of, or the event."""
+    try:
+        about = json.loads(json.loads(letter.read_bytes())["data"])
+        return f"“{about['automation']['name']}”" if "automation" in about else about["event"]
+    except (ValueError, LookupError, TypeError):
+        return "an unknown kind"
 
 
 def late(client: SyncPrefectClient) -> Finding:

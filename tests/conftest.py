@@ -5,18 +5,35 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
 from builders import Arrays, Run, place_idx, run_flow, settings_in, stripes
+from jaxtyping import _import_hook as jaxtyping_hook
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from programs import prepare_home
+from programs import ROOT, prepare_home
 
 from tasks.cache.blobs import Store
 from tasks.server.home import open_stack
 from tasks.server.own import OwnServer, without_heartbeats
 from tasks.settings import RunSettings
+
+_bytecode_for_checks = jaxtyping_hook._optimized_cache_from_source
+
+
+def _bytecode(checker: str, path: str) -> str:
+    """Where bytecode lies: only what jaxtyping checks is compiled for it.
+
+    While it imports a module of ours, it would take the bytecode of all others for out of date,
+    and 3,700 files of TensorFlow and Keras would be compiled a second time.
+    """
+    checked = path.startswith(str(ROOT / "tasks"))
+    return str(_bytecode_for_checks(checker, path) if checked else cache_from_source(path))
+
+
+jaxtyping_hook._optimized_cache_from_source = _bytecode
 
 
 def pytest_collection_finish() -> None:
@@ -51,7 +68,9 @@ def default_threads() -> None:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Prefect server with a database of its own for the whole session."""
-    server = OwnServer(open_stack(tmp_path_factory.mktemp("prefect"), {}))
+    with pytest.MonkeyPatch.context() as patch:  # events can be read at once, not after seconds
+        patch.setenv("PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL", "0.2")
+        server = OwnServer(open_stack(tmp_path_factory.mktemp("prefect"), {}))
     try:
         server.wait_until_ready()
         login = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.login}

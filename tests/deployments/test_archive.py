@@ -393,7 +393,11 @@ class TestArchiveThatIsNotWhole:
         archive.write_bytes(damaged)
         assert refused(archive)
 
-    @pytest.mark.parametrize("content", [b"", b"text", gzip.compress(b"text")])
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"text", gzip.compress(b"text")],
+        ids=["nothing", "text", "zipped"],  # zipped, it holds the second of its making
+    )
     def test_no_archive(self, tmp_path: Path, refused: Any, content: bytes) -> None:
         (tmp_path / "other.tar.gz").write_bytes(content)
         assert refused(tmp_path / "other.tar.gz")

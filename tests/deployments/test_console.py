@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 WRITES_WITHOUT_A_READER = """
 import logging, os, sys
 reader, writer = os.pipe()

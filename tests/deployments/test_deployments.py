@@ -491,11 +491,17 @@ class TestDoctor:
         folder = tmp_path / "dlq"
         assert doctor.dead_letters(folder).verdict == "ok"
         folder.mkdir()
-        for name in ("a", "b"):
-            (folder / name).write_text("{}")
+        letters = {
+            "a": {"automation": {"name": "mnist: a run has failed"}},
+            "b": {"event": "prefect.flow-run.Crashed"},
+        }
+        for name, about in letters.items():
+            (folder / name).write_text(json.dumps({"data": json.dumps(about)}))
+        (folder / "c").write_text("{}")
         finding = doctor.dead_letters(folder)
         assert finding.verdict == "WRONG"
-        assert "2 were given up" in finding.text
+        of = "an unknown kind, prefect.flow-run.Crashed, “mnist: a run has failed”"
+        assert f"3 were given up, of {of}, the latest now" in finding.text
         assert f"rm -r {folder}" in finding.text
 
     def test_dead_letters_are_looked_for_where_prefect_puts_them(self, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tasks.server.home import AUTH
 
 pytestmark = pytest.mark.stack
 
-RED = re.compile("went wrong|failed|not found|V2", re.IGNORECASE)
+RED = re.compile("went wrong|error|not found|V2", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ def test_failed_import_shows_what_was_held_back_and_why_it_failed(tmp_path: Path
     assert "ImportError: broken" in ended.stderr
 
 
+@pytest.mark.process
 def test_good_import_shows_nothing_and_leaves_no_process() -> None:
     command = "import tasks.learning.backend, os\nos.write(2, b'mine')\nos.waitpid(-1, 0)"
     ended = subprocess.run(
@@ -89,6 +90,7 @@ def test_good_import_shows_nothing_and_leaves_no_process() -> None:
     assert ended.stderr.endswith("ChildProcessError: [Errno 10] No child processes\n")
 
 
+@pytest.mark.process
 def test_bits_do_not_depend_on_the_number_of_cores() -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:  # nothing to compare with

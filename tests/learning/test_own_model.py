@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import STAGES, Run, run_flow
+from builders import STAGES, Run, place_idx, run_flow, settings_in, stripes
 from prefect.exceptions import ParameterTypeError
 
 from flows.mnist_flow import mnist_flow
@@ -338,29 +339,41 @@ def test_one_cycle_goes_up_for_three_tenths_of_the_steps_and_then_down() -> None
     assert [0.02, 0.5, 0.25 * (1 + math.cos(math.pi * 6 / 7))] == pytest.approx(rates, rel=1e-4)
 
 
-@pytest.fixture
-def own(settings: RunSettings, tmp_path: Path) -> LocalRunSettings:
-    """A run of a model with a layer of its own."""
-    path = write(tmp_path / "nets.py", HEAD + SCALED.replace("FACTOR", "2.0"))
-    return LocalRunSettings(**{**settings.model_dump(), "model": f"{path}:tiny"})
+def own_in(folder: Path) -> LocalRunSettings:
+    """A run of a model with a layer of its own, with every file of it in one folder."""
+    path = write(folder / "nets.py", HEAD + SCALED.replace("FACTOR", "2.0"))
+    place_idx(folder / "stripes", stripes(), zipped=True)
+    return LocalRunSettings(**{**settings_in(folder).model_dump(), "model": f"{path}:tiny"})
+
+
+@pytest.fixture(scope="module")
+def completed(
+    prefect_server: None,  # noqa: ARG001 - must be up before the run
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Run]:
+    """A run of it and its folder, not to be changed."""
+    folder = tmp_path_factory.mktemp("own")
+    run = run_flow(own_in(folder))
+    forget_modules(folder)
+    return folder, run
 
 
 @pytest.fixture
-def first(own: LocalRunSettings, prefect_server: None) -> Run:  # noqa: ARG001 - must be up
-    return run_flow(own)
+def first(completed: tuple[Path, Run]) -> Run:
+    return completed[1]
+
+
+@pytest.fixture
+def own(completed: tuple[Path, Run], tmp_path: Path) -> LocalRunSettings:
+    """The same settings, and a copy of the cache of that run."""
+    shutil.copytree(completed[0] / "cache", tmp_path / "cache")
+    return own_in(tmp_path)
 
 
 def test_own_model_runs_and_gives_its_name(first: Run) -> None:
     assert STAGES == first.computed
     assert "tiny" == first.summary.model
     assert first.summary.model_path.name.startswith("stripes-tiny-")
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_class_that_keras_was_not_told_of_is_found(own: LocalRunSettings, tmp_path: Path) -> None:
-    source = (tmp_path / "nets.py").read_text()
-    write(tmp_path / "nets.py", source.replace("@keras.saving.register_keras_serializable()", ""))
-    assert STAGES == run_flow(own).computed
 
 
 def test_unchanged_own_model_is_served_from_the_cache(first: Run, own: LocalRunSettings) -> None:
@@ -384,7 +397,11 @@ def test_saved_model_is_evaluated_in_a_process_that_did_not_train_it(
 def test_edited_own_model_is_trained_and_evaluated_again(
     first: Run, own: LocalRunSettings, tmp_path: Path
 ) -> None:
-    write(tmp_path / "nets.py", HEAD + SCALED.replace("FACTOR", "3.0"))
+    """With a class, from then on, that Keras was not told of."""
+    source = SCALED.replace("FACTOR", "3.0")
+    untold = source.replace("@keras.saving.register_keras_serializable()", "")
+    assert untold != source
+    write(tmp_path / "nets.py", HEAD + untold)
     edited = run_flow(own)
     assert ["fetch", "train", "evaluate", "illustrate", "publish"] == edited.computed
     assert "input: nets.py:tiny changed" == edited.heard["train"].why

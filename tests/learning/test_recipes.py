@@ -35,8 +35,9 @@ def test_plan_and_settings_have_the_same_bounds(name: str, value: object, rule: 
 
 def test_help_names_what_the_default_recipes_say() -> None:
     fields = RunSettings.model_fields
-    assert "passes over the training images; the recipe's (mlp 12, cnn 6) unless set" == (
-        fields["epochs"].description
+    assert (
+        "passes over the training images, 1 to 10,000; the recipe's (mlp 12, cnn 6) unless set"
+        == (fields["epochs"].description)
     )
     assert str(fields["schedule"].description).endswith(
         "; the recipe's (mlp constant, cnn one-cycle) unless set"

@@ -123,6 +123,7 @@ def value_in_prefect(folder: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "files", [NAMED[3], NAMED[7], NAMED[10], NAMED[15], NOT_NAMED[2], NOT_NAMED[6]], ids=name_of
 )
@@ -220,6 +221,7 @@ print(PREFECT_API_URL.value())
 """
 
 
+@pytest.mark.process
 def test_own_server_is_used_where_prefect_was_asked_and_named_none() -> None:
     place({"prefect.toml": "[api]\nrequest_timeout = 30"})
     done = subprocess.run(
@@ -295,11 +297,13 @@ def waits_for(address: str, stack: Path, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.process
 def test_password_in_the_address_is_used_and_never_shown(guarded: str, tmp_path: Path) -> None:
     said = waits_for(f"http://me:word%3As@{guarded}/api", tmp_path)
     assert said == f"let in http://{guarded}/api http://{guarded}"
 
 
+@pytest.mark.process
 def test_missing_password_is_told_by_the_variable_that_it_belongs_in(
     guarded: str, tmp_path: Path
 ) -> None:
@@ -311,6 +315,7 @@ def test_missing_password_is_told_by_the_variable_that_it_belongs_in(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.process
 def test_wrong_password_of_the_projects_server_is_told_by_where_the_right_one_lies(
     guarded: str, tmp_path: Path
 ) -> None:
