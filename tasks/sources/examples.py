@@ -11,6 +11,7 @@ import numpy as np
 
 from tasks.sources.stream import CHUNK_BYTES
 
+LONGEST_LABEL = 100  # letters
 WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?(e\+?00)?", re.IGNORECASE | re.ASCII)  # 7, 7.0, 7.00e+00
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
-from itertools import permutations
+from itertools import pairwise, permutations
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 OTHER_PICTURES = (".tif", ".tiff", ".webp", ".heic", ".heif", ".avif", ".ppm", ".pgm")
 ORDER = ("train", "validation", "test")
 LEFT_BY_DESKTOPS = ("thumbs.db", "desktop.ini", "__macosx")
+FIRST = 64  # pictures in the first piece
 SHOWN = 3  # names in one message
 
 Classes = dict[str, list[Path]]  # of each class its pictures, both in order
@@ -116,8 +117,10 @@ def _picture(path: Path) -> Picture:
 
 
 def _pieces(paths: Sequence[Path], most: int) -> Iterator[list[Picture]]:
-    for start in range(0, len(paths), most):
-        yield list(map(_picture, paths[start : start + most]))
+    """The first is small: whoever only looks at some pictures decodes few."""
+    starts = [0, *range(min(FIRST, len(paths)), len(paths), most), len(paths)]
+    for start, end in pairwise(starts):
+        yield list(map(_picture, paths[start:end]))
 
 
 def _splits_of(files: Sequence[Path]) -> tuple[Path, dict[str, Classes]]:
