@@ -32,7 +32,7 @@ DOCUMENTS = ("", ".html", ".json", ".md", ".pdf", ".txt", ".yaml", ".yml")
 
 
 class Refusal(NamedTuple):
-    """Why a kind of file is not read, and the Python that exports it; {} is the file's name."""
+    """Why a kind of file is not read, and the Python that exports it; {} is the file's path."""
 
     name: str
     endings: tuple[str, ...]
@@ -49,7 +49,8 @@ PICKLES = Refusal(
 )
 ZIPPED_PICKLES = PICKLES._replace(
     name="a pickle inside gzip",
-    export=f"import gzip, numpy, pickle; d = pickle.load(gzip.open({{!r}}), encoding='latin1'); {SAVE}",
+    export="import gzip, numpy, pickle; d = pickle.load(gzip.open({!r}), encoding='latin1'); "
+    + SAVE,
 )
 TORCH = Refusal(
     "a file of torch.save",
@@ -94,7 +95,7 @@ def open_refused(files: Sequence[Path]) -> NoReturn:
         received=kind.name,
         where=path,
         advice="If you trust where it comes from, export its arrays in Python, and pass the file "
-        f"that this makes: {kind.export.format(path.name)}",
+        f"that this makes: {kind.export.format(str(path))}",
     )
 
 
