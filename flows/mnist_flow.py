@@ -35,9 +35,8 @@ def run_name() -> str:
     """For instance `mnist-mlp-12-epochs-seed-0`."""
     settings: RunSettings = flow_run.parameters["settings"]
     plan = settings.plan
-    return (
-        f"{dataset_name(settings.dataset)}-{plan.model_name}-{plan.epochs}-epochs-seed-{plan.seed}"
-    )
+    dataset = dataset_name(settings.dataset, settings.name)
+    return f"{dataset}-{plan.model_name}-{plan.epochs}-epochs-seed-{plan.seed}"
 
 
 @pipeline(name="mnist", run_name=run_name)
@@ -48,7 +47,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     """
     plan, rules = settings.plan, settings.rules(dataset_name(settings.dataset))
     with stored_run(settings) as store:
-        raw = load(fetch(settings.dataset, store), store)
+        raw = load(fetch(settings.dataset, settings.name, store), store)
         preprocessing = preprocess.submit(raw, store)  # beside validation, training after both
         with refusal_reported(settings, plan, store):
             checked = validate(raw, rules, store)

@@ -37,14 +37,15 @@ def illustrate_data(
 
     arrays = {name: store.open_array(getattr(raw, name)) for name in ARRAY_NAMES}
     x_train, y_train, _, y_test = arrays.values()
+    names = pictures.drawable(raw.class_names)
     rows = [np.flatnonzero(y_train == label)[:SAMPLES_PER_CLASS] for label in range(raw.classes)]
     train, test = (np.bincount(labels, minlength=raw.classes) for labels in (y_train, y_test))
     drawn = {
-        "samples": pictures.samples([list(x_train[of_class]) for of_class in rows]),
-        "balance": pictures.balance(train, test),
+        "samples": pictures.samples([list(x_train[of_class]) for of_class in rows], names),
+        "balance": pictures.balance(train, test, names),
         "preprocessing": pictures.preprocessing(x_train[0], store.open_array(ready.x_train)[0]),
     }
-    if sheet := pictures.offender_sheet(checked.checks, arrays):
+    if sheet := pictures.offender_sheet(checked.checks, arrays, raw.class_names):
         drawn["sheet"] = sheet
     return _stored(drawn, store)
 
@@ -62,13 +63,17 @@ def illustrate(
         from tasks.reporting import pictures
 
     mistakes, x_test = metrics.mistakes[:GALLERY], store.open_array(raw.x_test)
+    names = pictures.drawable(raw.class_names)
     drawn = {
         "curves": pictures.curves(model.history, metrics.accuracy_fraction),
-        "confusion": pictures.confusion(np.array(metrics.confusion)),
+        "confusion": pictures.confusion(np.array(metrics.confusion), names),
         "reliability": pictures.reliability(metrics.reliability, metrics.calibration_error),
         "mistakes": pictures.gallery(
             [x_test[m.row] for m in mistakes],
-            [f"{m.label} → {m.predicted}\n{m.confidence:.1%}" for m in mistakes],
+            [
+                pictures.caption(names[m.label], f"→ {names[m.predicted]}", f"{m.confidence:.1%}")
+                for m in mistakes
+            ],
             if_none=f"No mistakes on {metrics.images:,} test images.",
         ),
     }
@@ -76,7 +81,12 @@ def illustrate(
         doubtful, x_train = suspects.found[:GALLERY], store.open_array(raw.x_train)
         drawn["suspects"] = pictures.gallery(
             [x_train[s.row] for s in doubtful],
-            [f"{s.label}, rather {s.suggested}\nno. {s.row}" for s in doubtful],
+            [
+                pictures.caption(
+                    f"{names[s.label]},", f"rather {names[s.suggested]}", f"no. {s.row}"
+                )
+                for s in doubtful
+            ],
             if_none=f"No doubtful label among {suspects.images:,} training images.",
         )
     return _stored(drawn, store)

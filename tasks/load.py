@@ -10,84 +10,68 @@ from prefect import get_run_logger
 from tasks.cache.blobs import Store
 from tasks.errors import DatasetError
 from tasks.orchestration.stage import stage
-from tasks.records import ARRAY_NAMES, SPLITS, ArrayRef, DatasetRef, DatasetSource
+from tasks.records import ARRAY_NAMES, DatasetRef, DatasetSource
 from tasks.sources.catalogue import check_unchanged, open_dataset
-from tasks.sources.stream import ArrayStream
-
-MAX_LABEL = 255  # of a uint8
+from tasks.sources.labels import read_labels
+from tasks.sources.pixels import grey_images
+from tasks.sources.stream import Stream
 
 
 @stage()
 def load(source: DatasetSource, store: Store) -> DatasetRef:
-    """Read a dataset into the store: images (image, row, column), labels (image,) uint8.
+    """Read a dataset into the store: images (image, row, column), labels (image,), both uint8.
 
-    Height, width and the number of classes come from the data. Pixels keep their dtype;
-    whole-number labels of any width become uint8 where they fit. Raises DatasetError with the
-    rule that the files break.
+    Height, width and the classes with their names come from the data; what is done to pixels
+    and labels is logged. Raises DatasetError with the rule that the files break.
     """
-    streams = open_dataset(source)
-    _check_shapes(streams)
-    arrays = {name: _store_stream(streams[name], store) for name in ARRAY_NAMES}
+    log = get_run_logger()
+    opened = open_dataset(source)
+    for note in opened.notes:
+        log.info("%s", note)
+    streams = _of_both_splits(opened.streams, source)
+    if unused := opened.streams.keys() - set(ARRAY_NAMES):
+        log.info("not used: %s", ", ".join(sorted(unused)))
+    x, y = ({name: streams[name] for name in ARRAY_NAMES if name[0] == axis} for axis in "xy")
+    images = grey_images(x, log.info, log.warning)
+    _check_sizes(images, y)
+    labels, class_names = read_labels(y, opened.names, log.info)
+    arrays = {n: store.put_rows(np.uint8, s.shape, s.rows()) for n, s in images.items()}
+    arrays |= {name: store.put_array(values) for name, values in labels.items()}
     check_unchanged(source)
-    images, height, width = arrays["x_train"].shape
-    classes = count_classes(*(store.open_array(arrays[f"y_{split}"]) for split in SPLITS))
-    get_run_logger().info(
+    count, height, width = arrays["x_train"].shape
+    log.info(
         "%s: %d training and %d test images of %d x %d pixels, %d classes",
-        *(source.name, images, arrays["x_test"].shape[0], height, width, classes),
+        *(source.name, count, arrays["x_test"].shape[0], height, width, len(class_names)),
     )
-    return DatasetRef(name=source.name, height=height, width=width, classes=classes, **arrays)
+    size = {"height": height, "width": width}
+    return DatasetRef(name=source.name, class_names=class_names, **size, **arrays)
 
 
-def count_classes(train: np.ndarray, test: np.ndarray) -> int:
-    """1 + the largest label in both splits, so that a stray label makes no class.
+def _of_both_splits(streams: Mapping[str, Stream], source: DatasetSource) -> dict[str, Stream]:
+    if missing := [name for name in ARRAY_NAMES if name not in streams]:
+        raise DatasetError(
+            "A dataset must have training and test images with their labels.",
+            received=f"no {', '.join(missing)}",
+            where=source.files[0].path if len(source.files) == 1 else source.files[0].path.parent,
+            advice="Keep some of the images apart as the test split.",
+        )
+    return {name: streams[name] for name in ARRAY_NAMES}
 
-    If no label is in both, 1 + the largest of all.
-    """
-    common = np.intersect1d(train, test)
-    return 1 + int((common if common.size else np.concatenate([train, test])).max())
 
-
-def _check_shapes(streams: Mapping[str, ArrayStream]) -> None:
-    for name, stream in streams.items():
-        axes = ("image", "row", "column") if name.startswith("x") else ("image",)
-        if len(stream.shape) != len(axes):
-            raise DatasetError(
-                f"{name} must have the axes ({', '.join(axes)}).",
-                received=f"shape {stream.shape}",
-                where=stream.where,
-                advice="Reshape the array, for instance images[..., 0] to drop a channel axis.",
-            )
-    train, test = ((streams[f"x_{split}"], streams[f"y_{split}"]) for split in SPLITS)
-    for images, labels in (train, test):
-        if images.shape[0] != labels.shape[0]:
+def _check_sizes(images: Mapping[str, Stream], labels: Mapping[str, Stream]) -> None:
+    for x, y in zip(images.values(), labels.values(), strict=True):
+        if x.shape[0] != y.shape[0]:
             raise DatasetError(
                 "Image and label counts must match.",
-                received=f"{images.shape[0]} images, {labels.shape[0]} labels",
-                where=f"{images.where} and {labels.where}",
+                received=f"{x.shape[0]} images, {y.shape[0]} labels",
+                where=f"{x.where} and {y.where}",
                 advice="Take both from the same release of the dataset.",
             )
-    if train[0].shape[1:] != test[0].shape[1:]:
+    train, test = images.values()
+    if train.shape[1:] != test.shape[1:]:
         raise DatasetError(
             "Training and test images must have the same height and width.",
-            received=f"{train[0].shape[1:]} and {test[0].shape[1:]}",
-            where=f"{train[0].where} and {test[0].where}",
+            received=f"{train.shape[1:]} and {test.shape[1:]}",
+            where=f"{train.where} and {test.where}",
             advice="Rescale one of them.",
         )
-
-
-def _store_stream(stream: ArrayStream, store: Store) -> ArrayRef:
-    labels = len(stream.shape) == 1
-    dtype = np.uint8 if labels else stream.dtype
-    pieces = (_as_labels(rows, stream.where) if labels else rows for rows in stream.rows())
-    return store.put_rows(dtype, stream.shape, pieces)
-
-
-def _as_labels(values: np.ndarray, where: str) -> np.ndarray:
-    if values.dtype.kind not in "ui" or values.min() < 0 or values.max() > MAX_LABEL:
-        raise DatasetError(
-            f"Labels must be whole numbers from 0 to {MAX_LABEL}.",
-            received=f"{values.dtype}, {values.min()} … {values.max()}",
-            where=where,
-            advice="Number the classes from 0.",
-        )
-    return values.astype(np.uint8)

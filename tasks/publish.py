@@ -101,7 +101,7 @@ def refusal_reported(settings: RunSettings, plan: TrainingPlan, store: Store) ->
             from tasks.reporting.pictures import offender_sheet
 
             arrays = {name: store.open_array(getattr(error.dataset, name)) for name in ARRAY_NAMES}
-            sheet = offender_sheet(error.report.checks, arrays)
+            sheet = offender_sheet(error.report.checks, arrays, error.dataset.class_names)
             pictures = {"sheet": sheet} if sheet else {}
             checked = {"dataset": error.dataset, "validation": error.report}
             report = _report(store, settings=settings, plan=plan, **checked, pictures=pictures)

@@ -68,7 +68,7 @@ class ArrayRef(BlobRef):
 class SourceFile(Record):
     """One file that a dataset is read from."""
 
-    name: str
+    name: str  # with its folders, from the place of the dataset on
     sha256: Sha256
     size_bytes: int
     path: Path = Field(exclude=True)
@@ -86,7 +86,7 @@ class DatasetSource(Record):
 class DatasetRef(Record):
     """Four arrays and what they depict.
 
-    As loaded:       x (image, row, column), y (image,), dtypes as in the files.
+    As loaded:       x (image, row, column) uint8 0 … 255, y (image,) uint8 0 … classes - 1.
     As preprocessed: x (image, pixel) float32 in [0, 1], y (image, class) float32 one-hot.
     """
 
@@ -97,7 +97,12 @@ class DatasetRef(Record):
     y_test: ArrayRef
     height: int
     width: int
-    classes: int
+    class_names: tuple[str, ...]  # by label
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.class_names)
 
     @property
     def digest(self) -> str:
@@ -111,7 +116,13 @@ Severity = Literal["error", "warning"]
 ChosenSeverity = Literal["error", "warning", "off"]
 # The checks whose severity is a setting. All of tier drift go by one name.
 CheckName = Literal[
-    "constant-images", "duplicates", "contradictions", "leakage", "class-balance", "drift"
+    "constant-images",
+    "duplicates",
+    "contradictions",
+    "classes",
+    "leakage",
+    "class-balance",
+    "drift",
 ]
 
 

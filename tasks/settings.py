@@ -129,7 +129,14 @@ class RunSettings(BaseModel):
     dataset: str = Field(
         default="mnist",
         min_length=1,
-        description="mnist, fashion_mnist, kmnist, a folder of four IDX files, or an .npz file",
+        description="mnist, fashion_mnist, kmnist, or the place of your own: a folder or zip of "
+        "IDX files, an .npz file, or a folder of .npz files",
+    )
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="what the dataset is called in names and histories; its path says, unless set",
     )
     model: ModelName = Field(
         default="mlp",

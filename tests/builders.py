@@ -24,7 +24,6 @@ import pytest
 from flows.mnist_flow import mnist_flow
 from tasks.cache import keys
 from tasks.cache.blobs import Store
-from tasks.load import count_classes
 from tasks.orchestration.account import Listener, listening
 from tasks.records import DatasetRef, Metrics, RunSummary, StageRecord
 from tasks.settings import RunSettings
@@ -124,13 +123,14 @@ def npy_header(shape: tuple[int, ...], descr: str = "|u1", *, fortran_order: boo
 
 
 def store_dataset(arrays: Mapping[str, np.ndarray], store: Store) -> DatasetRef:
-    """Put four arrays into the store and describe them as `load` would."""
+    """Put four arrays into the store and describe them as `load` would; classes are numbers."""
     _, height, width = arrays["x_train"].shape
+    largest = max(int(arrays[name].max()) for name in ("y_train", "y_test"))
     return DatasetRef(
         name="tiny",
         height=height,
         width=width,
-        classes=count_classes(arrays["y_train"], arrays["y_test"]),
+        class_names=tuple(map(str, range(largest + 1))),
         **{name: store.put_array(array) for name, array in arrays.items()},
     )
 

@@ -23,7 +23,7 @@ def publish_evaluation(report: Report) -> None:
     create_table_artifact(
         [
             {
-                "class": each.label,
+                "class": report.dataset.class_names[each.label],
                 "images": each.images,
                 "precision": round(each.precision, 4),
                 "recall": round(each.recall, 4),

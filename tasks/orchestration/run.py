@@ -74,7 +74,7 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
     try:
         yield store
     except DatasetError as error:
-        tell_failed_load(dataset_name(settings.dataset), str(error))
+        tell_failed_load(dataset_name(settings.dataset, settings.name), str(error))
         raise
     finally:
         account.remove()

@@ -19,9 +19,11 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
@@ -49,7 +51,7 @@ LOOK: dict[str, dict[str, Any]] = {  # of all panels, by group of Matplotlib's s
     "grid": {"color": FAINT, "linewidth": 0.6},
     "image": {"cmap": "gray", "interpolation": "nearest"},
     "legend": {"edgecolor": "none", "fontsize": 9, "framealpha": 0.85},
-    "text": {"color": INK},
+    "text": {"color": INK, "parse_math": False},  # names of classes are no formulas
     "xtick": TICKS,
     "ytick": TICKS,
 }
@@ -63,6 +65,9 @@ MOST_NUMBERED = 20  # classes whose counts are written into the confusion matrix
 MOST_MARKED = 60  # epochs that each get a dot
 MOST_OFFENDERS = 25
 THUMBNAIL_PIXELS = 40  # larger images are thinned out for a gallery
+LONGEST_NAME = 16  # of a class: longer ones are cut
+LEVEL_NAME = 3  # longer ones stand upright below an axis
+LONGEST_LINE = 18  # of a caption
 COLUMNS = 5  # of a gallery
 CELL_HEIGHT, MARGIN = 1.34, 0.04  # of a gallery's cells, in their width
 
@@ -71,8 +76,26 @@ Picture = UInt8[np.ndarray, "row column"]
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts
 
 
-def samples(by_class: Sequence[Sequence[Picture]]) -> bytes:
-    """A row of images for each class; at most 20 classes."""
+def drawable(class_names: Sequence[str]) -> list[str]:
+    """Short names of the classes for pictures, in one line each; an undrawable one is a number."""
+    font = get_font(findfont(FontProperties()))
+    glyphs = font.get_charmap()
+    drawn = []
+    for number, name in enumerate(class_names):
+        line = " ".join(name.split())
+        short = f"{line[: LONGEST_NAME - 1]}…" if len(line) > LONGEST_NAME else line
+        drawn.append(short if short and all(ord(c) in glyphs for c in short) else f"no. {number}")
+    return drawn
+
+
+def caption(first: str, second: str, below: str) -> str:
+    """Two lines for a gallery, broken where they are about as long."""
+    line = f"{first} {second}"
+    return f"{line}\n{below}" if len(line) <= LONGEST_LINE else f"{first}\n{second} {below}"
+
+
+def samples(by_class: Sequence[Sequence[Picture]], names: Sequence[str]) -> bytes:
+    """A row of images for each class; at most 20 classes. `names` are `drawable`, by class."""
     shown = [
         [np.pad(_thumbnail(image), 1, constant_values=255) for image in images]
         for images in by_class[:MOST_ROWS]
@@ -85,22 +108,27 @@ def samples(by_class: Sequence[Sequence[Picture]]) -> bytes:
     figure = _figure(min(side * len(shown), 1.5 * WIDTH) + 0.5)
     axes = figure.add_subplot(frameon=False)
     axes.imshow(sheet, vmin=0, vmax=255)
-    axes.set_yticks((np.arange(len(shown)) + 0.5) * height - 0.5, map(str, range(len(shown))))
+    axes.set_yticks((np.arange(len(shown)) + 0.5) * height - 0.5, names[: len(shown)])
     axes.set_xticks([])
     left_out = f" (the first {MOST_ROWS} of {len(by_class)})" if len(by_class) > MOST_ROWS else ""
     axes.set_ylabel(f"class{left_out}")
     return _png(figure)
 
 
-def balance(train: Int[np.ndarray, " class"], test: Int[np.ndarray, " class"]) -> bytes:
-    """How many images each class has, in both splits."""
+def balance(
+    train: Int[np.ndarray, " class"], test: Int[np.ndarray, " class"], names: Sequence[str]
+) -> bytes:
+    """How many images each class has, in both splits. `names` are `drawable`, by class."""
     figure = _figure(2.7)
     panels = figure.subplots(1, 2)
     for axes, counts, split in zip(panels, (train, test), ("training", "test"), strict=True):
         axes.bar(range(len(counts)), counts, color=BLUE, width=0.8)
         axes.axhline(counts.mean(), **DASHED)
         axes.set(title=f"{counts.sum():,} {split} images", xlabel="class (dashed: the mean)")
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        if names == [str(number) for number in range(len(names))]:
+            axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        else:
+            _name_ticks(axes.xaxis, names)
     return _png(figure)
 
 
@@ -143,8 +171,11 @@ def curves(history: Sequence[EpochMetrics], test_accuracy_fraction: float) -> by
     return _png(figure)
 
 
-def confusion(counts: Int[np.ndarray, "class predicted"]) -> bytes:
-    """Counts by true and predicted class; the mistakes have a colour scale of their own."""
+def confusion(counts: Int[np.ndarray, "class predicted"], names: Sequence[str]) -> bytes:
+    """Counts by true and predicted class; the mistakes have a colour scale of their own.
+
+    `names` are `drawable`, by class.
+    """
     classes = len(counts)
     right = np.eye(classes, dtype=bool)
     mistakes = np.ma.masked_where(right | (counts == 0), counts)
@@ -161,9 +192,8 @@ def confusion(counts: Int[np.ndarray, "class predicted"]) -> bytes:
             count = counts[row, column]
             dark = row != column and count > most**0.7  # of the way, in logarithms
             axes.text(column, row, f"{count}", color="white" if dark else INK, **style)
-    step = max(1, classes // MOST_NUMBERED)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(0, classes, step))
+        step = _name_ticks(axis, names)
         axis.set_ticks(np.arange(-0.5, classes), minor=True)
     axes.set_xlabel("predicted class (coloured: mistakes, on a logarithmic scale)")
     axes.set_ylabel("true class")
@@ -221,17 +251,23 @@ def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str = "
     return _png(figure)
 
 
-def offender_sheet(checks: Iterable[CheckResult], arrays: Mapping[str, np.ndarray]) -> bytes | None:
+def offender_sheet(
+    checks: Iterable[CheckResult], arrays: Mapping[str, np.ndarray], class_names: Sequence[str]
+) -> bytes | None:
     """Up to 25 images that break a rule, some for each check; None if no failed check names any.
 
     `arrays`: images (image, row, column) uint8 and labels (image,), by the checks' subjects.
     """
+    names = drawable(class_names)
     shown = _offenders(checks)
     if not shown:
         return None
     return gallery(
         [np.asarray(arrays[f"x_{split}"][row]) for _, split, row in shown],
-        [f"{name}\n{split} {row}, label {arrays[f'y_{split}'][row]}" for name, split, row in shown],
+        [
+            f"{check}\n{split} {row}, label {names[arrays[f'y_{split}'][row]]}"
+            for check, split, row in shown
+        ],
     )
 
 
@@ -244,6 +280,14 @@ def _offenders(checks: Iterable[CheckResult]) -> list[tuple[str, str, int]]:
     ]
     shown = sorted(sorted(named)[:MOST_OFFENDERS], key=itemgetter(1))
     return [offender[2:] for offender in shown]
+
+
+def _name_ticks(axis: XAxis | YAxis, names: Sequence[str]) -> int:
+    """A tick for each class, or each so many; returns how many."""
+    step = max(1, len(names) // MOST_NUMBERED)
+    upright = isinstance(axis, XAxis) and max(map(len, names)) > LEVEL_NAME
+    axis.set_ticks(range(0, len(names), step), names[::step], rotation=90 if upright else 0)
+    return step
 
 
 def _figure(height: float) -> Figure:

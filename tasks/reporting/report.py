@@ -78,10 +78,11 @@ class Report(Record):
         return [(some[0], ", ".join(check.subject for check in some)) for some in alike.values()]
 
     @property
-    def most_confused(self) -> list[tuple[int, int, int]]:
+    def most_confused(self) -> list[tuple[str, str, int]]:
         """Class, what it was taken for, how many images; the most frequent first."""
+        names = self.dataset.class_names
         pairs = [
-            (label, predicted, count)
+            (names[label], names[predicted], count)
             for label, row in enumerate(self.metrics.confusion if self.metrics else ())
             for predicted, count in enumerate(row)
             if count and label != predicted

@@ -2,27 +2,27 @@
 
 mnist                     embedded in this package, checked against its SHA-256
 fashion_mnist, kmnist     downloaded once, checked, kept in the cache
-a folder                  four IDX files, plain or gzip
-a file                    .npz with x_train, y_train, x_test, y_test
+a file or a folder        whatever one of FORMATS recognises there
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import tomllib
+import unicodedata
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks.cache.blobs import sha256_of_file
 from tasks.errors import DatasetError
 from tasks.records import DatasetSource, SourceFile
-from tasks.sources.idx import idx_files, open_idx_folder
-from tasks.sources.npz import open_npz
-from tasks.sources.stream import ArrayStream, intact
+from tasks.sources.idx import idx_files, open_idx_files
+from tasks.sources.npz import npz_files, npz_folder_files, open_npz, open_npz_folder
+from tasks.sources.stream import OpenedDataset, intact
 
 FOLDER = Path(__file__).parent
 EMBEDDED_MNIST = FOLDER / "mnist.npz"
@@ -30,40 +30,49 @@ EMBEDDED_MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a3
 DOWNLOADS: dict[str, Any] = tomllib.loads((FOLDER / "downloads.toml").read_text("utf-8"))
 NAMES = ("mnist", *DOWNLOADS)
 LONGEST_NAME = 100
+DIGEST_DIGITS = 8  # that tell apart names which were cut
+SHOWN = 5  # files in a message
+# Folders that many datasets have: a dataset is called after the folder around them.
+COMMON = {"raw", "data", "dataset", "datasets", "archive", "gzip", "images", "npz", "idx"}
+ENDING = re.compile(r"(\.(npz|zip|csv|parquet|gz))+$", re.IGNORECASE)
 LOGGER = logging.getLogger(__name__)
 
 Note = Callable[[str], object]  # is told of each attempt to download a file
 
 
 class Format(NamedTuple):
-    """A kind of dataset: which files at a place are one (none: it is no such), how they open."""
+    """A kind of dataset.
+
+    `files`: those that make up the dataset at a place, by their names and their content; none if
+    it is not of this kind. `open`: reads what they declare, and raises DatasetError if they break
+    the format's rules.
+    """
 
     description: str
     files: Callable[[Path], list[Path]]
-    open: Callable[..., dict[str, ArrayStream]]
+    open: Callable[[list[Path]], OpenedDataset]
 
 
 FORMATS = {
-    "idx": Format("a folder of four IDX files", idx_files, open_idx_folder),
-    "npz": Format("an .npz file", lambda path: [path] if path.is_file() else [], open_npz),
+    "idx": Format("a folder or zip of IDX files", idx_files, open_idx_files),
+    "npz": Format("an .npz file", npz_files, open_npz),
+    "npz-folder": Format(
+        "a folder of .npz files, one for each array", npz_folder_files, open_npz_folder
+    ),
 }
 
 
-def find_dataset(dataset: str, downloads: Path, note: Note = LOGGER.info) -> DatasetSource:
+def find_dataset(
+    dataset: str, downloads: Path, note: Note = LOGGER.info, name: str | None = None
+) -> DatasetSource:
     """Locate a dataset, one of NAMES or the place of one, and digest its files.
 
-    What is named and not here yet is downloaded into `downloads`. Raises DatasetError if there
-    is no such dataset, or it cannot be downloaded or read.
+    What is named and not here yet is downloaded into `downloads`. `name`: see `dataset_name`.
+    Raises DatasetError if there is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
-    if len(name := dataset_name(dataset)) > LONGEST_NAME:
-        raise DatasetError(
-            f"A dataset's name, which files are named after, has at most {LONGEST_NAME} letters.",
-            received=f"{len(name)}: {name[:20]}…",
-            where=paths[0],
-            advice="Rename its file or folder.",
-        )
-    files = tuple(map(_source_file, paths))
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    files = tuple(_source_file(path.absolute(), root) for path in paths)
     if dataset == "mnist" and files[0].sha256 != EMBEDDED_MNIST_SHA256:
         raise DatasetError(
             f"The embedded MNIST must have the SHA-256 {EMBEDDED_MNIST_SHA256}.",
@@ -71,16 +80,16 @@ def find_dataset(dataset: str, downloads: Path, note: Note = LOGGER.info) -> Dat
             where=EMBEDDED_MNIST,
             advice="Restore the file, for instance with git checkout.",
         )
-    return DatasetSource(name=dataset_name(dataset), kind=kind, files=files)
+    return DatasetSource(name=dataset_name(dataset, name), kind=kind, files=files)
 
 
-def open_dataset(source: DatasetSource) -> dict[str, ArrayStream]:
-    """The four arrays of a dataset, declared sizes checked, nothing read yet.
+def open_dataset(source: DatasetSource) -> OpenedDataset:
+    """The arrays of a dataset, declared sizes checked, nothing read yet.
 
     Raises DatasetError when a file has changed, and as the functions in FORMATS do.
     """
     check_unchanged(source)
-    return FORMATS[source.kind].open(*(file.path for file in source.files))
+    return FORMATS[source.kind].open([file.path for file in source.files])
 
 
 def check_unchanged(source: DatasetSource) -> None:
@@ -94,18 +103,41 @@ def check_unchanged(source: DatasetSource) -> None:
                 raise ValueError("another size or modification time")
 
 
-def dataset_name(dataset: str) -> str:
-    """What a dataset is called in artifacts and run names: `fashion-mnist`, `my-letters`."""
-    if dataset in NAMES:
-        return artifact_name(dataset)
-    name = artifact_name(_expanded(dataset).absolute().name.removesuffix(".npz"))
+def dataset_name(dataset: str, name: str | None = None) -> str:
+    """What a dataset is called in artifacts, files and run names: `fashion-mnist`, `my-letters`.
+
+    `name`, if it was chosen, or else the last part of its path that is not one of COMMON.
+    """
+    parts = Path(os.path.abspath(_expanded(dataset))).parts  # noqa: PTH100 - pathlib's keeps ".."
+    stems = [ENDING.sub("", part) for part in parts[1:]] or [""]
+    own = next((stem for stem in reversed(stems) if stem.lower() not in COMMON), stems[-1])
+    called = artifact_name(name or (dataset if dataset in NAMES else own))
     # Not among the records of a dataset that everybody has.
-    return f"{name}-local" if name in map(artifact_name, NAMES) else name
+    others = {artifact_name(known) for known in NAMES if known != dataset}
+    return f"{called}-local" if called in others else called
 
 
 def artifact_name(text: str) -> str:
-    """Lower-case letters, digits and single dashes: what a Prefect artifact key may hold."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "dataset"
+    """Lower-case letters, digits and single dashes, as a Prefect artifact key; at most 100.
+
+    Others are transliterated as far as Unicode knows how they are called: `größe` is grosse.
+    """
+    plain = "".join(map(_latin, unicodedata.normalize("NFKD", text.casefold())))
+    name = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "dataset"
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:DIGEST_DIGITS]
+    return f"{name[: LONGEST_NAME - DIGEST_DIGITS - 1]}-{digest}"
+
+
+def _latin(character: str) -> str:
+    """A letter by the end of its name, CYRILLIC SMALL LETTER TSE say; accents are left out."""
+    if character.isascii():
+        return character
+    if not character.isalnum():
+        return "" if unicodedata.combining(character) else "-"
+    name = unicodedata.name(character, "-").partition(" WITH ")[0]
+    return re.split(r"[ -]", name)[-1]
 
 
 def _expanded(path: str) -> Path:
@@ -117,17 +149,32 @@ def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]
         return "npz", [EMBEDDED_MNIST]
     if dataset in DOWNLOADS:
         return "idx", download(dataset, downloads / dataset, note)
-    with suppress(OSError):  # a name that is too long for a file system is no file
-        for kind, form in FORMATS.items():
-            if files := form.files(_expanded(dataset)):
-                return kind, files
+    place = _expanded(dataset)
     *known, last = [*NAMES, *(form.description for form in FORMATS.values())]
-    raise DatasetError(
-        f"A dataset is {', '.join(known)}, or {last}.",
-        received=repr(dataset),
-        where="--dataset",
-        advice="Check the spelling, the path, and the names of the files there.",
-    )
+    rule = f"A dataset is {', '.join(known)}, or {last}."
+    advice = "Check the spelling, the path, and the names of the files there."
+    try:
+        found = {kind: files for kind, form in FORMATS.items() if (files := form.files(place))}
+        there = _what_is_at(place)
+    except (OSError, ValueError) as error:  # no permission; a name too long for a file system
+        received = f"{dataset!r}: {getattr(error, 'strerror', None) or error}"
+        raise DatasetError(rule, received=received, where="--dataset", advice=advice) from error
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if found:
+        rule = "The files at a place must be one dataset."
+        there = " and also ".join(FORMATS[kind].description for kind in found)
+        advice = "Pass the file that is meant, or put its files into a folder of their own."
+    received = f"{dataset!r}, {there}"
+    raise DatasetError(rule, received=received, where="--dataset", advice=advice)
+
+
+def _what_is_at(place: Path) -> str:
+    if place.is_dir():
+        names = sorted(path.name for path in place.iterdir())
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        return f"a folder of {', '.join(names[:SHOWN]) or 'nothing'}{more}"
+    return "a file of another kind" if place.exists() else "which is not there"
 
 
 def download(dataset: str, folder: Path, note: Note) -> list[Path]:
@@ -159,14 +206,14 @@ def download(dataset: str, folder: Path, note: Note) -> list[Path]:
     return [folder / name for name in sha256]
 
 
-def _source_file(path: Path) -> SourceFile:
+def _source_file(path: Path, root: Path) -> SourceFile:
     rule = "A dataset's files must be readable."
     with intact(rule, path, "Check that the file exists and its permissions."):
         status = path.stat()
         return SourceFile(
-            name=path.name,
+            name=path.relative_to(root).as_posix(),
             sha256=sha256_of_file(path),
             size_bytes=status.st_size,
-            path=path.absolute(),
+            path=path,
             modified_ns=status.st_mtime_ns,
         )

@@ -1,4 +1,4 @@
-"""The IDX format of the MNIST files, plain or gzip.
+"""The IDX format of the MNIST files, plain or gzip, in a folder or a zip; EMNIST's and QMNIST's.
 
     00 00 08 03   two zero bytes, 0x08 = unsigned byte, 3 dimensions
     00 00 ea 60   60000 images      (big-endian 32-bit sizes)
@@ -6,22 +6,29 @@
     00 00 00 1c   28 columns
     …             60000 x 28 x 28 bytes, nothing after them
 
-Source: http://yann.lecun.com/exdb/mnist/ ("FILE FORMATS FOR THE MNIST DATABASE").
+Sources: http://yann.lecun.com/exdb/mnist/ ("FILE FORMATS FOR THE MNIST DATABASE"); G. Cohen et
+al., EMNIST (2017): its images are stored column by column; C. Yadav, L. Bottou, Cold Case: the
+Lost MNIST Digits (2019): QMNIST's labels are rows of 8 big-endian 32-bit integers, the class first.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import re
 import struct
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from tasks.errors import DatasetError
-from tasks.sources.stream import AGAIN, ArrayStream, Read, intact
+from tasks.sources.archive import File, file_at, files_in_zip
+from tasks.sources.stream import AGAIN, ArrayStream, Converted, OpenedDataset, Read, Stream, intact
 
 IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",
@@ -29,57 +36,190 @@ IDX_FILES = {
     "x_test": "t10k-images-idx3-ubyte",
     "y_test": "t10k-labels-idx1-ubyte",
 }
+# The usual names: train-images.idx3-ubyte.gz, emnist-letters-test-labels-idx1-ubyte …
+NAME = re.compile(
+    r"((?P<set>[a-z0-9][a-z0-9_.-]*)[-_.])?(?P<split>train|test|t10k)[-_.]"
+    r"(?P<content>images|labels)[-_.]idx[1-3][-_.](ubyte|int)(\.gz)?",
+    re.IGNORECASE,
+)
 GZIP_MAGIC = b"\x1f\x8b"
+DTYPES = {0x08: "u1", 0x0C: ">i4"}  # by the third byte
+QMNIST_MAGIC, QMNIST_COLUMNS = bytes([0, 0, 0x0C, 2]), 8
+LONGEST_MAPPING_BYTES = 1 << 16
 
 
-def idx_files(folder: Path) -> list[Path]:
-    """The IDX files in a folder, one for each array that is there: plain, or else gzip."""
-    paths = [folder / f"{stem}{end}" for end in (".gz", "") for stem in IDX_FILES.values()]
-    return list({path.name.removesuffix(".gz"): path for path in paths if path.is_file()}.values())
+def idx_files(place: Path) -> list[Path]:
+    """The IDX files at a place, one for each array that is there, or a zip that holds some.
+
+    In a folder, in its sub-folders that are named after the file in them, and the same in `raw`
+    and in `<Name>/raw`. Raises DatasetError for several datasets in one folder.
+    """
+    if place.is_file():
+        zipped = place.suffix.lower() == ".zip" or zipfile.is_zipfile(place)
+        return [place] if zipped and _parts(files_in_zip(place)) else []
+    folders = [place, place / "raw", *sorted(place.glob("*/raw"))]  # torchvision's
+    parts = _parts(file_at(path) for folder in folders for path in _named_files(folder))
+    chosen = [_one_of(candidates) for candidates in parts.values()]
+    mappings = [file.path.with_name(_mapping_of(file)) for file in chosen[:1]]
+    return [file.path for file in chosen] + [path for path in mappings if path.is_file()]
 
 
-def open_idx_folder(*files: Path) -> dict[str, ArrayStream]:
-    """The four arrays of a folder. Raises DatasetError if one is missing, and as `open_idx`."""
-    found = {path.name.removesuffix(".gz"): path for path in files}
-    if missing := [stem for stem in IDX_FILES.values() if stem not in found]:
+def open_idx_files(files: list[Path]) -> OpenedDataset:
+    """The arrays of these files, or of those in a zip.
+
+    Raises DatasetError if one is missing, if two are candidates for one array, and as `open_idx`.
+    """
+    zipped = len(files) == 1 and not NAME.fullmatch(files[0].name)
+    listed = files_in_zip(files[0]) if zipped else [file_at(path) for path in files]
+    found = {part: _one_of(candidates) for part, candidates in _parts(listed).items()}
+    without_test = not {"x_test", "y_test"} & found.keys()
+    needed = [part for part in IDX_FILES if not (without_test and part.endswith("test"))]
+    if missing := [IDX_FILES[part] for part in needed if part not in found]:
         raise DatasetError(
             f"A dataset folder holds {', '.join(IDX_FILES.values())}, each plain or .gz.",
             received=f"no {', '.join(missing)}",
-            where=files[0].parent,
+            where=files[0] if zipped else files[0].parent,
             advice="Add what is missing.",
         )
-    return {n: open_idx(found[stem], 3 if n[0] == "x" else 1) for n, stem in IDX_FILES.items()}
+    streams: dict[str, Stream] = {p: open_idx(found[p], 3 if p[0] == "x" else 1) for p in needed}
+    notes = [
+        f"QMNIST: labels {(*stream.shape, QMNIST_COLUMNS)} read as {stream.shape}, the class first"
+        for stream in streams.values()
+        if isinstance(stream, Converted)
+    ]
+    names = None
+    if _set_of(found["x_train"]).startswith("emnist"):
+        streams |= {part: _transposed(streams[part]) for part in needed if part[0] == "x"}
+        notes.append("EMNIST: rows and columns of the images swapped")
+        for file in listed:
+            if file.name.lower() == _mapping_of(found["x_train"]):
+                names = _names(file)
+                notes.append(f"EMNIST: names of the classes read from {file.where}")
+    return OpenedDataset(streams, tuple(notes), names)
 
 
-def open_idx(path: Path, dimensions: int) -> ArrayStream:
+def open_idx(file: File, dimensions: int) -> Stream:
     """Check an IDX file's header against its size, before anything is allocated.
 
     Gzip is recognised by its first bytes, not by the name; what it hides about the size shows
-    while `rows()` inflates. Raises DatasetError.
+    while `rows()` inflates. Of QMNIST's labels the stream has the classes. Raises DatasetError.
     """
-    with _opened(path, zipped=False) as read:
-        zipped = read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    opened = partial(_opened, path, zipped=zipped)
-    magic, sizes_bytes = bytes([0, 0, 0x08, dimensions]), 4 * dimensions
+    zipped = _is_gzip(file)
+    opened = partial(_opened, file, zipped=zipped)
+    magic, axes = bytes([0, 0, 0x08, dimensions]), dimensions
     with opened() as read:
-        header = read(4 + sizes_bytes)
-    if header[:4] != magic or len(header) < 4 + sizes_bytes:
+        header = read(4)
+        if dimensions == 1 and header == QMNIST_MAGIC:
+            magic, axes = QMNIST_MAGIC, 2
+        header += read(4 * axes)
+    if header[:4] != magic or len(header) < 4 + 4 * axes:
+        kind = "integers" if magic == QMNIST_MAGIC else "bytes"
         raise DatasetError(
-            f"An IDX file of {dimensions}-dimensional bytes starts with {magic.hex(' ')} "
-            f"and {sizes_bytes} bytes of sizes.",
+            f"An IDX file of {axes}-dimensional {kind} starts with {magic.hex(' ')} "
+            f"and {4 * axes} bytes of sizes.",
             received=header.hex(" ") or "an empty file",
-            where=path.name,
+            where=file.where,
             advice="Check that the file is what its name says.",
         )
-    shape, dtype = struct.unpack(f">{dimensions}I", header[4:]), np.dtype(np.uint8)
-    stored_bytes = path.stat().st_size
-    size_bytes = None if zipped else stored_bytes
-    return ArrayStream(path.name, dtype, shape, len(header), opened, size_bytes, stored_bytes)
+    shape, dtype = struct.unpack(f">{axes}I", header[4:]), np.dtype(DTYPES[header[2]])
+    size_bytes = None if zipped else file.size_bytes
+    sizes_bytes = size_bytes, file.stored_bytes
+    stored = ArrayStream(file.where, dtype, shape, len(header), opened, *sizes_bytes)
+    return _classes_of_qmnist(stored) if magic == QMNIST_MAGIC else stored
+
+
+def _classes_of_qmnist(stored: ArrayStream) -> Converted:
+    if stored.shape[1] != QMNIST_COLUMNS:
+        raise DatasetError(
+            f"QMNIST's labels are rows of {QMNIST_COLUMNS} numbers, the class first.",
+            received=f"shape {stored.shape}",
+            where=stored.where,
+            advice="Save the classes alone, as 1-dimensional bytes.",
+        )
+    first = itemgetter((slice(None), 0))
+    return Converted(stored, first, stored.dtype, stored.shape[:1])
+
+
+def _named_files(folder: Path) -> Iterator[Path]:
+    """Those named as IDX files, also in a folder of such a name, as some programs unpack a .gz."""
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if NAME.fullmatch(path.name):
+                within = sorted(path.iterdir()) if path.is_dir() else [path]
+                yield from (file for file in within if NAME.fullmatch(file.name) and file.is_file())
+
+
+def _parts(files: Iterable[File]) -> dict[str, list[File]]:
+    """The candidates for each array, in the order of the arrays. Raises DatasetError for sets."""
+    parts: dict[str, list[File]] = {}
+    sets: dict[str, File] = {}
+    for file in files:
+        if name := NAME.fullmatch(file.name):
+            axis = "x" if name["content"].lower() == "images" else "y"
+            split = "train" if name["split"].lower() == "train" else "test"
+            parts.setdefault(f"{axis}_{split}", []).append(file)
+            sets.setdefault(_set_of(file), file)
+    if len(sets) > 1:
+        raise _several(f"IDX files of {len(sets)} datasets", list(sets.values()))
+    return {part: parts[part] for part in IDX_FILES if part in parts}
+
+
+def _set_of(file: File) -> str:
+    name = NAME.fullmatch(file.name)
+    return (name["set"] or "").lower() if name else ""
+
+
+def _one_of(candidates: list[File]) -> File:
+    """The one candidate for an array, or the first plain one of several with equal content."""
+    if len(candidates) > 1 and len(set(map(_digest, candidates))) > 1:
+        raise _several("unlike files for one array", candidates)
+    return min(candidates, key=lambda file: file.name.lower().endswith(".gz"))
+
+
+def _several(what: str, files: list[File]) -> DatasetError:
+    places = [file.where if "/" in file.where else str(file.path) for file in files]
+    return DatasetError(
+        "A folder or zip has the IDX files of one dataset, each array once.",
+        received=f"{what}: {', '.join(places)}",
+        advice="Put the files that are meant into a folder of their own, and pass that.",
+    )
+
+
+def _digest(file: File) -> bytes:
+    """Of the content, inflated: that of X and X.gz is equal."""
+    digest = hashlib.sha256()
+    with _opened(file, zipped=_is_gzip(file)) as read:
+        while piece := read(1 << 20):
+            digest.update(piece)
+    return digest.digest()
+
+
+def _is_gzip(file: File) -> bool:
+    with _opened(file, zipped=False) as read:
+        return read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+def _transposed(images: Stream) -> Converted:
+    count, columns, rows = images.shape
+    swap = partial(np.swapaxes, axis1=1, axis2=2)
+    return Converted(images, swap, images.dtype, (count, rows, columns))
+
+
+def _mapping_of(file: File) -> str:
+    return f"{_set_of(file)}-mapping.txt"
+
+
+def _names(file: File) -> Mapping[int, str]:
+    """EMNIST's names: a line for each class, its label and the code of its character."""
+    rule = "EMNIST's mapping has a line for each class: its label and codes of characters."
+    with intact(rule, file.where, "Download it again, or remove it."), file.opened() as opened:
+        lines = opened.read(LONGEST_MAPPING_BYTES).decode("ascii").splitlines()
+        numbers = [[int(number) for number in line.split()] for line in lines if line.strip()]
+        return {label: chr(code) for label, code, *_ in numbers}
 
 
 @contextmanager
-def _opened(path: Path, *, zipped: bool) -> Iterator[Read]:
+def _opened(file: File, *, zipped: bool) -> Iterator[Read]:
     rule = "A file must be readable and, if it is compressed, inflate without error."
-    opening = gzip.open if zipped else open
-    with intact(rule, path.name, AGAIN), opening(path, "rb") as file:
-        yield file.read
+    with intact(rule, file.where, AGAIN), file.opened() as opened:
+        yield (gzip.GzipFile(fileobj=opened) if zipped else opened).read

@@ -8,15 +8,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryFile
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from tasks.errors import DatasetError
 
 CHUNK_BYTES = 4 << 20
+FIRST_BYTES = 1 << 16  # of the first piece: whoever only looks at some images reads few
 # Deflate cannot shrink data further than this, so a larger claim in a header is a lie
 # that can be refused before a single byte is inflated.
 DEFLATE_MAX_RATIO = 1032
@@ -31,6 +33,7 @@ AGAIN = "Download or copy the file again."
 Read = Callable[[int], bytes]  # up to so many bytes; fewer only at the end
 
 
+@runtime_checkable
 class Stream(Protocol):
     """An array that is not read yet. What its rows are is as in the files: see tasks/load.py."""
 
@@ -98,21 +101,80 @@ class ArrayStream:
     def rows(self) -> Iterator[np.ndarray]:
         """Open the file again and read consecutive pieces along axis 0, and no more than these."""
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        most = max(1, CHUNK_BYTES // row_bytes)
+        left, piece_bytes = self.shape[0], FIRST_BYTES
         with self.opened() as read:
             read(self.header_bytes)
-            for start in range(0, self.shape[0], most):
-                count = min(most, self.shape[0] - start)
+            while left:
+                count = min(left, max(1, min(piece_bytes, CHUNK_BYTES) // row_bytes))
                 values = read(count * row_bytes)
                 if len(values) < count * row_bytes:
                     raise self._wrong_size(f"fewer than the {self.declared_bytes} bytes declared")
                 yield np.frombuffer(values, self.dtype).reshape(count, *self.shape[1:])
+                left, piece_bytes = left - count, CHUNK_BYTES
             if read(1):
                 raise self._wrong_size(f"more than the {self.declared_bytes} bytes declared")
 
     def _wrong_size(self, received: str) -> DatasetError:
         rule = "A file must hold as many bytes as its header declares, and no more."
         return DatasetError(rule, received=received, where=self.where, advice=AGAIN)
+
+
+@dataclass(frozen=True)
+class FortranStream:
+    """An array whose first axis is stored last, that of numpy.asfortranarray.
+
+    `stored` is the stream of its bytes, as if they were in C order. Its images are not in one
+    piece each: `rows()` writes the array to a temporary file, which takes no memory, and reads
+    from there.
+    """
+
+    stored: ArrayStream
+
+    @property
+    def where(self) -> str:
+        """The file, for messages."""
+        return self.stored.where
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its values."""
+        return self.stored.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the array has it."""
+        return self.stored.shape
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Read consecutive pieces along axis 0. Raises DatasetError."""
+        flat = replace(self.stored, shape=(math.prod(self.shape),))
+        rule, advice = "The temporary folder must have room for the array.", "Set TMPDIR."
+        with intact(rule, self.where, advice), TemporaryFile() as file:
+            for piece in flat.rows():
+                file.write(piece.data)
+            array: np.ndarray = np.memmap(file, self.dtype, "r", 0, self.shape, "F")
+            most = max(1, CHUNK_BYTES // (array.nbytes // len(array)))
+            for start in range(0, len(array), most):
+                yield np.ascontiguousarray(array[start : start + most])
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A stream whose pieces are made from those of another."""
+
+    source: Stream
+    convert: Callable[[np.ndarray], np.ndarray]
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def where(self) -> str:
+        """The file, for messages."""
+        return self.source.where
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Read consecutive pieces along axis 0. Raises DatasetError."""
+        return map(self.convert, self.source.rows())
 
 
 @contextmanager

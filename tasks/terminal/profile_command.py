@@ -16,7 +16,11 @@ from tasks.errors import PipelineError, ProfileError
 from tasks.records import Profile
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import find_dataset, open_dataset
+from tasks.sources.labels import read_labels
+from tasks.sources.pixels import grey_images
 from tasks.terminal.streams import on_any_streams
+
+LABELS = ("y_train", "y_test")  # a class that only one of them has counts
 
 
 @on_any_streams
@@ -30,34 +34,34 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="the JSON file to write")
     options = parser.parse_args(arguments)
     try:
-        profile = _profile(options.dataset)
+        profile, classes = _profile(options.dataset)
         text = profile.model_dump_json(indent=1) + "\n"
         write_atomically(options.output, text.encode(), option="OUTPUT")
     except PipelineError as error:
         print(f"failed {error}", file=sys.stderr)
         return 1
-    print(f"{options.output}: {profile.images} images, {len(profile.classes)} classes")
+    print(f"{options.output}: {profile.images} images, {classes} classes")
     return 0
 
 
-def _profile(dataset: str) -> Profile:
+def _profile(dataset: str) -> tuple[Profile, int]:
+    """What the training images are like, and how many classes the dataset has."""
     from tasks.validation.measure import measure, profile_of
 
     source = find_dataset(dataset, downloads=RunSettings().cache_root / "downloads")
-    streams = open_dataset(source)
-    images, labels = streams["x_train"], streams["y_train"]
-    known = np.concatenate(list(labels.rows()))
-    classes = np.unique(known)
-    fits = images.dtype == np.uint8 and images.shape[:-2] == known.shape == (known.size,)
-    if not fits or classes.tolist() != list(range(len(classes))):
+    opened = open_dataset(source)
+    labels = {name: opened.streams[name] for name in LABELS if name in opened.streams}
+    images = grey_images({"x_train": opened.streams["x_train"]}, print, print)["x_train"]
+    numbers, class_names = read_labels(labels, opened.names, print)
+    if len(numbers["y_train"]) != images.shape[0]:
         raise ProfileError(
-            "A profile is made of images (image, row, column) uint8, and a label 0, 1, 2 … each.",
-            received=f"images {images.shape} {images.dtype}, labels {labels.shape} {labels.dtype}",
+            "A profile is made of images with a label each.",
+            received=f"{images.shape[0]} images, {len(numbers['y_train'])} labels",
             where=dataset,
-            advice="Run the pipeline on it first: validation says what is wrong.",
+            advice="Take both from the same release of the dataset.",
         )
     pixels = np.concatenate(list(images.rows()))
-    return profile_of(source.name, measure(pixels, known.astype(np.uint8)))
+    return profile_of(source.name, measure(pixels, numbers["y_train"])), len(class_names)
 
 
 if __name__ == "__main__":

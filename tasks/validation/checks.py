@@ -9,7 +9,7 @@ This module imports pandera: import it inside the stages that compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -38,9 +38,9 @@ def examine(raw: DatasetRef, arrays: Arrays, rules: ValidationRules) -> Validati
     tiers: dict[Tier, Contracts] = {
         "files": stored_arrays(raw),
         "structure": raw_arrays(raw, arrays),
-        "rows": single_images(raw.classes),
+        "rows": single_images(raw.class_names, arrays),
         "splits": likeness_of_splits(images, rules.max_psi),
-        "drift": likeness_to_profile(rules),
+        "drift": likeness_to_profile(rules, raw.class_names),
     }
     report = ValidationReport(checks=())
     for tier, contracts in tiers.items():
@@ -53,8 +53,8 @@ def examine(raw: DatasetRef, arrays: Arrays, rules: ValidationRules) -> Validati
     return report
 
 
-def single_images(classes: int) -> Contracts:
-    """Images that are neither blank nor repeated, under labels that are classes and agree."""
+def single_images(class_names: Sequence[str], arrays: Arrays) -> Contracts:
+    """Images that are neither blank nor repeated, under labels that agree, and that both use."""
     varied = Rule(
         "constant-images",
         "no image is blank or all of one value",
@@ -70,13 +70,18 @@ def single_images(classes: int) -> Contracts:
         "equal images of a split have equal labels",
         lambda images: images.groupby("content", sort=False)["label"].transform("nunique") == 1,
     )
-    known = Rule(
-        "foreign-labels",
-        "labels are classes that both splits have",
-        lambda images: images["label"] < classes,
-        lambda broken: f"labels {', '.join(map(str, np.unique(broken['label'])))}: ",
+    both = np.intersect1d(arrays["y_train"], arrays["y_test"])
+
+    def one_sided(broken: pd.DataFrame) -> str:
+        return f"{_of_classes(np.unique(broken['label']).tolist(), class_names)} only here: "
+
+    shared = Rule(
+        "classes",
+        "classes are in both splits",
+        lambda images: images["label"].isin(both),
+        one_sided,
     )
-    return _of_both_splits([varied, single], [agreeing, known])
+    return _of_both_splits([varied, single], [agreeing, shared])
 
 
 def likeness_of_splits(images: Callable[[str], pd.DataFrame], max_psi: float) -> Contracts:
@@ -95,13 +100,13 @@ def likeness_of_splits(images: Callable[[str], pd.DataFrame], max_psi: float) ->
     return {"x_test": DataFrameSchema(checks=unseen), "y_test": DataFrameSchema(checks=balance)}
 
 
-def likeness_to_profile(rules: ValidationRules) -> Contracts:
+def likeness_to_profile(rules: ValidationRules, class_names: Sequence[str]) -> Contracts:
     """Images and labels like those that the rules' profile was made of."""
 
     def near(figure: str, what: str, distance: Distance, limit: float) -> Rule:
         name, text = f"drift-{figure}", f"{what} from the profile"
         usual = partial(getattr, rules.profile, figure)
-        return _near(name, text, figure, distance, limit, usual)
+        return _near(name, text, figure, distance, limit, usual, class_names)
 
     def effects(found: tuple[Moments, ...], usual: tuple[Moments, ...]) -> list[float]:
         return [effect_size(*pair) for pair in zip(found, usual, strict=False)]
@@ -121,7 +126,13 @@ def _of_both_splits(images: list[Rule], labels: list[Rule]) -> Contracts:
 
 
 def _near(
-    name: str, text: str, figure: str, distance: Distance, limit: float, usual: Callable[[], Any]
+    name: str,
+    text: str,
+    figure: str,
+    distance: Distance,
+    limit: float,
+    usual: Callable[[], Any],
+    class_names: Sequence[str] = (),
 ) -> Rule:
     """A figure of the images is near the usual one; of several by class, each."""
 
@@ -130,10 +141,17 @@ def _near(
 
     def received(table: pd.DataFrame) -> str:
         sizes = distances(table)
-        worst = np.abs(sizes).argmax()
-        return f"{sizes[worst]:.2f}" + (f" for class {worst}" if len(sizes) > 1 else "")
+        worst = int(np.abs(sizes).argmax())
+        of_class = f" for {_of_classes([worst], class_names)}" if len(sizes) > 1 else ""
+        return f"{sizes[worst]:.2f}{of_class}"
 
     def small(table: pd.DataFrame) -> bool:
         return bool((np.abs(distances(table)) < limit).all())
 
     return Rule(name, f"{text} below {limit:g}", small, received)
+
+
+def _of_classes(labels: Iterable[int], class_names: Sequence[str]) -> str:
+    """For instance `classes T-shirt, Coat`."""
+    names = [class_names[label] for label in labels]
+    return f"class{'es' if len(names) > 1 else ''} {', '.join(names)}"

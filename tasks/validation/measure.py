@@ -59,6 +59,13 @@ def _moments(values: pd.Series) -> Moments:
     return Moments(mean=float(values.mean()), spread=float(values.std(ddof=0)))
 
 
+def _by_class(values: pd.Series, labels: pd.Series) -> tuple[Moments, ...]:
+    """NaN for a class without images, so that each stands at its label."""
+    groups = dict(iter(values.groupby(labels)))
+    none = pd.Series([], dtype=float)
+    return tuple(_moments(groups.get(label, none)) for label in range(1 + int(labels.max())))
+
+
 def _fractions(counts: np.ndarray) -> tuple[float, ...]:
     return tuple((counts / counts.sum()).tolist())
 
@@ -69,12 +76,12 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "contrast": lambda table: _moments(table["spread"]),
     "pixels": lambda table: _fractions(np.array(table.attrs["pixels"])),
     "classes": lambda table: _fractions(np.bincount(table["label"])),
-    "ink": lambda table: tuple(_moments(means) for _, means in table.groupby("label")["mean"]),
+    "ink": lambda table: _by_class(table["mean"], table["label"]),
 }
 
 
 def profile_of(name: str, table: pd.DataFrame) -> Profile:
-    """What these images are like. Labels are 0 … classes - 1, each at least once."""
+    """What these images are like. Labels are 0 … classes - 1."""
     figures = {figure: of_table(table) for figure, of_table in FIGURES.items()}
     return Profile(name=name, images=len(table), **figures)
 
@@ -95,8 +102,11 @@ def effect_size(found: Moments, usual: Moments) -> float:
     """Cohen's d: the difference of two means in standard deviations; 0.5 is medium by convention.
 
     Cohen, Statistical Power Analysis for the Behavioral Sciences (1988), with the root mean
-    square of both standard deviations. Infinite if neither varies and they differ.
+    square of both standard deviations. Infinite if neither varies and they differ; 0 if one is
+    of no images.
     """
+    if math.isnan(found.mean) or math.isnan(usual.mean):
+        return 0.0
     difference = found.mean - usual.mean
     spread = np.hypot(found.spread, usual.spread) / np.sqrt(2)
     if not spread:

@@ -104,7 +104,7 @@ def stored_mnist(store: Store, *, held_out: bool) -> DatasetRef:
     for name in ("y_train", "y_test"):
         arrays[name] = np.eye(10, dtype=np.float32)[arrays[name]]
     stored = {name: store.put_array(array) for name, array in arrays.items()}
-    return DatasetRef(name="mnist", height=28, width=28, classes=10, **stored)
+    return DatasetRef(name="mnist", height=28, width=28, class_names=tuple("0123456789"), **stored)
 
 
 def train(row: Row, seed: int, ready: DatasetRef, store: Store) -> keras.Model:

@@ -50,7 +50,7 @@ RESULTS = [
         y_test=ARRAY,
         height=1,
         width=2,
-        classes=2,
+        class_names=("ant", "bee"),
     ),
     ValidationReport(
         checks=(

@@ -29,7 +29,9 @@ from tasks.settings import RunSettings
 array = ArrayRef(sha256="0" * 64, size_bytes=0, dtype="float32", shape=(400, 144))
 arrays = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), array)
 plan = RunSettings(model="cnn", epochs=1, batch_size=100, seed=7).plan
-model = build_model(plan, DatasetRef(name="m", height=12, width=12, classes=10, **arrays))
+names = tuple("0123456789")
+dataset = DatasetRef(name="m", height=12, width=12, class_names=names, **arrays)
+model = build_model(plan, dataset)
 random = np.random.default_rng(3)
 labels = np.eye(10, dtype=np.float32)[random.integers(10, size=400)]
 images = random.random((400, 144), dtype=np.float32)
@@ -41,7 +43,7 @@ print(weights_digest(model))
 def made() -> DatasetRef:
     array = ArrayRef(sha256="0" * 64, size_bytes=0, dtype="float32", shape=(20, 20))
     arrays = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), array)
-    return DatasetRef(name="made", height=4, width=5, classes=3, **arrays)
+    return DatasetRef(name="made", height=4, width=5, class_names=("0", "1", "2"), **arrays)
 
 
 def importing(keras: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -91,7 +91,7 @@ def made(images: int = 20) -> DatasetRef:
     """A dataset of 4 by 5 pixels in 3 classes."""
     array = ArrayRef(sha256="0" * 64, size_bytes=0, dtype="float32", shape=(images, 20))
     arrays = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), array)
-    return DatasetRef(name="made", height=4, width=5, classes=3, **arrays)
+    return DatasetRef(name="made", height=4, width=5, class_names=("0", "1", "2"), **arrays)
 
 
 UNREADABLE = {

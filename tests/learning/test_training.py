@@ -29,7 +29,7 @@ def dataset(height: int, width: int, classes: int) -> DatasetRef:
         name="made",
         height=height,
         width=width,
-        classes=classes,
+        class_names=tuple(map(str, range(classes))),
         x_train=array,
         y_train=array,
         x_test=array,

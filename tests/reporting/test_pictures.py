@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import matplotlib as mpl
@@ -39,27 +39,42 @@ def confused(classes: int) -> np.ndarray:
     return counts + 1000 * np.eye(classes, dtype=int)
 
 
+NUMBERS = [str(number) for number in range(40)]
+
+
+def samples(images: np.ndarray) -> bytes:
+    return pictures.samples(rows(images), NUMBERS)
+
+
+def confusion(counts: np.ndarray, names: Sequence[str] = NUMBERS) -> bytes:
+    return pictures.confusion(counts, names[: len(counts)])
+
+
 DRAWINGS: dict[str, Callable[[], bytes]] = {
-    "samples of 10 classes": lambda: pictures.samples(rows(noise(10, 12, 28, 28))),
-    "samples of 2 classes, an image each": lambda: pictures.samples(rows(noise(2, 1, 28, 28))),
-    "samples of 40 classes": lambda: pictures.samples(rows(noise(40, 12, 28, 28))),
-    "samples with a class without images": lambda: pictures.samples([*rows(noise(1, 3, 8, 6)), []]),
-    "samples of large images": lambda: pictures.samples(rows(noise(3, 12, 300, 200))),
-    "samples of one pixel": lambda: pictures.samples(rows(noise(3, 12, 1, 1))),
-    "balance of 2 classes": lambda: pictures.balance(np.array([3, 900]), np.array([1, 1])),
-    "balance of 40 classes": lambda: pictures.balance(np.arange(1, 41), np.arange(40)),
+    "samples of 10 classes": lambda: samples(noise(10, 12, 28, 28)),
+    "samples of 2 classes, an image each": lambda: samples(noise(2, 1, 28, 28)),
+    "samples of 40 classes": lambda: samples(noise(40, 12, 28, 28)),
+    "samples with a class without images": lambda: pictures.samples(
+        [*rows(noise(1, 3, 8, 6)), []], "01"
+    ),
+    "samples of large images": lambda: samples(noise(3, 12, 300, 200)),
+    "samples of one pixel": lambda: samples(noise(3, 12, 1, 1)),
+    "balance of 2 classes": lambda: pictures.balance(
+        np.array([3, 900]), np.array([1, 1]), NUMBERS[:2]
+    ),
+    "balance of 40 classes": lambda: pictures.balance(np.arange(1, 41), np.arange(40), NUMBERS),
     "preprocessing": lambda: pictures.preprocessing(
         noise(28, 28), noise(784).astype(np.float32) / np.float32(255)
     ),
     "preprocessing of one pixel": lambda: pictures.preprocessing(noise(1, 1), np.ones(1, "f4")),
     "curves of one epoch": lambda: pictures.curves(history(1), 0.5),
     "curves of many epochs": lambda: pictures.curves(history(2000), 0.99),
-    "confusion of 2 classes": lambda: pictures.confusion(confused(2)),
-    "confusion of 10 classes": lambda: pictures.confusion(confused(10)),
-    "confusion of 40 classes": lambda: pictures.confusion(confused(40)),
-    "confusion without mistakes": lambda: pictures.confusion(np.diag([5, 7, 1])),
-    "confusion with one mistake": lambda: pictures.confusion(np.array([[5, 1], [0, 7]])),
-    "confusion without anything right": lambda: pictures.confusion(np.array([[0, 900], [1, 0]])),
+    "confusion of 2 classes": lambda: confusion(confused(2)),
+    "confusion of 10 classes": lambda: confusion(confused(10)),
+    "confusion of 40 classes": lambda: confusion(confused(40)),
+    "confusion without mistakes": lambda: confusion(np.diag([5, 7, 1])),
+    "confusion with one mistake": lambda: confusion(np.array([[5, 1], [0, 7]])),
+    "confusion without anything right": lambda: confusion(np.array([[0, 900], [1, 0]])),
     "reliability": lambda: pictures.reliability([EMPTY] * 5 + [SURE] * 5, 0.07),
     "reliability in one bin": lambda: pictures.reliability([*[EMPTY] * 9, SURE], 0.07),
     "gallery of 21": lambda: pictures.gallery(list(noise(21, 28, 28)), ["7 → 2\n99 %"] * 21, ""),
@@ -82,7 +97,7 @@ def test_picture_is_a_png_of_sane_size(what: str) -> None:
 
 
 def test_same_numbers_give_the_same_picture() -> None:
-    assert pictures.confusion(confused(3)) == pictures.confusion(confused(3))
+    assert confusion(confused(3)) == confusion(confused(3))
 
 
 def test_picture_does_not_depend_on_the_user_s_own_style(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +119,7 @@ def test_samples_show_the_images_as_they_are() -> None:
     blank, inked = np.zeros((1, 8, 8), np.uint8), np.full((1, 8, 8), 255, np.uint8)
 
     def black_part(images: np.ndarray) -> float:
-        with Image.open(BytesIO(pictures.samples([list(images)]))) as image:
+        with Image.open(BytesIO(pictures.samples([list(images)], "0"))) as image:
             return float((np.asarray(image.convert("L")) == 0).mean())
 
     assert black_part(blank) > 0.02
@@ -131,13 +146,15 @@ def broken(subject: str, rows: range, outcome: str = "failed") -> CheckResult:
 def test_sheet_is_drawn_only_of_rows_that_failed() -> None:
     checks = [broken("x_train", range(0)), broken("x_train", range(3), "passed")]
 
-    assert pictures.offender_sheet(checks, tiny_arrays()) is None
+    assert pictures.offender_sheet(checks, tiny_arrays(), NUMBERS) is None
 
 
 def test_sheet_shows_at_most_25_images() -> None:
     def height(rows: int) -> int:
         sheet = pictures.offender_sheet(
-            [broken("x_train", range(rows)), broken("y_test", range(rows))], tiny_arrays(60, 60)
+            [broken("x_train", range(rows)), broken("y_test", range(rows))],
+            tiny_arrays(60, 60),
+            NUMBERS,
         )
         assert sheet is not None
         return Image.open(BytesIO(sheet)).height
@@ -149,7 +166,7 @@ def test_sheet_of_noise_fits_an_artifact() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (25, 300, 300), np.uint8)
     arrays = {"x_train": noise, "y_train": np.arange(25, dtype=np.uint8)}
 
-    sheet = pictures.offender_sheet([broken("x_train", range(25))], arrays)
+    sheet = pictures.offender_sheet([broken("x_train", range(25))], arrays, NUMBERS)
 
     assert sheet is not None
     assert len(sheet) <= pictures.LIMIT_BYTES

@@ -37,7 +37,9 @@ CHANGED = r"must not change while it is read\. Received: another size or modific
 
 
 def read(source: DatasetSource) -> Arrays:
-    return {name: np.concatenate(list(s.rows())) for name, s in open_dataset(source).items()}
+    return {
+        name: np.concatenate(list(s.rows())) for name, s in open_dataset(source).streams.items()
+    }
 
 
 # --- the embedded MNIST --------------------------------------------------------------------
@@ -153,17 +155,18 @@ def test_folder_without_one_of_its_files_is_refused_by_name(tmp_path: Path, stem
 
 def test_all_files_that_a_folder_lacks_are_named(tmp_path: Path) -> None:
     folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
-    for name in ("x_test", "y_test"):
+    for name in ("x_test", "y_train"):
         (folder / IDX_FILES[name]).unlink()
 
     source = find_dataset(str(folder), downloads=tmp_path)
-    with pytest.raises(DatasetError, match="no t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"):
+    with pytest.raises(DatasetError, match="no train-labels-idx1-ubyte, t10k-images-idx3-ubyte"):
         open_dataset(source)
 
 
 def test_plain_file_is_taken_where_its_gzip_lies_beside_it(tmp_path: Path) -> None:
     folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
-    (folder / f"{IDX_FILES['x_train']}.gz").write_bytes(b"not looked at")
+    images = folder / IDX_FILES["x_train"]
+    images.with_name(f"{images.name}.gz").write_bytes(gzip.compress(images.read_bytes()))
 
     source = find_dataset(str(folder), downloads=tmp_path)
 
@@ -201,16 +204,43 @@ def test_source_names_the_content_of_its_files_not_their_place(tmp_path: Path) -
     assert dumps[0] == dumps[1]
 
 
-@pytest.mark.parametrize("dataset", ["mnits", "no/such/folder", "absent.npz", "x" * 300, "/dev"])
-def test_unknown_dataset_is_refused_with_the_known_names(tmp_path: Path, dataset: str) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "what"),
+    [
+        ("mnits", ", which is not there"),
+        ("no/such/folder", ", which is not there"),
+        ("absent.npz", ", which is not there"),
+        ("x" * 300, ": File name too long"),
+        ("nul\0", ", which is not there"),
+    ],
+)
+def test_unknown_dataset_is_refused_with_the_known_names(
+    tmp_path: Path, dataset: str, what: str
+) -> None:
     with pytest.raises(DatasetError) as caught:
         find_dataset(dataset, downloads=tmp_path)
 
-    assert (
-        "A dataset is mnist, fashion_mnist, kmnist, a folder of four IDX files, or an .npz file."
-        in str(caught.value)
-    )
-    assert f"Received: '{dataset}' (in --dataset)." in str(caught.value)
+    assert str(caught.value).startswith("A dataset is mnist, fashion_mnist, kmnist, a folder or ")
+    assert f"Received: {dataset!r}{what} (in --dataset)." in str(caught.value)
+
+
+def test_place_without_a_dataset_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    for name in "abcdefg":
+        (tmp_path / name).touch()
+
+    with pytest.raises(DatasetError, match=r", a folder of a, b, c, d, e and 2 more \(in"):
+        find_dataset(str(tmp_path), downloads=tmp_path)
+    with pytest.raises(DatasetError, match=r"/a', a file of another kind \(in"):
+        find_dataset(str(tmp_path / "a"), downloads=tmp_path)
+
+
+def test_place_with_two_kinds_of_datasets_is_refused_with_both(tmp_path: Path) -> None:
+    folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
+    np.savez(folder / "train-images.npz", tiny_arrays()["x_train"])
+
+    both = r"a folder or zip of IDX files and also a folder of \.npz files"
+    with pytest.raises(DatasetError, match=rf"must be one dataset\. Received: .*{both}"):
+        find_dataset(str(folder), downloads=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +250,11 @@ def test_unknown_dataset_is_refused_with_the_known_names(tmp_path: Path, dataset
         ("fashion_mnist", "fashion-mnist"),
         ("My Digits (v2)", "my-digits-v2"),
         ("--x--", "x"),
-        ("Größe", "gr-e"),
-        ("数字", "dataset"),
+        ("Größe", "grosse"),
+        ("łódź ø Æ", "lodz-o-ae"),
+        ("Цифры", "tseieferyeru"),
+        ("数字", "65705b57"),
+        ("🙂", "dataset"),
         ("", "dataset"),
     ],
 )
@@ -454,14 +487,45 @@ def test_source_that_was_deleted_has_changed(tmp_path: Path) -> None:
         ("/", "dataset"),
         ("/data/mnist.npz", "mnist-local"),
         ("~nobody-here/digits", "digits"),
+        ("/data/mnist/raw", "mnist-local"),
+        ("/letters/raw/", "letters"),
+        ("/letters/Raw/data.npz", "letters"),
+        ("/letters/raw/../../signs/raw", "signs"),
+        ("/letters.CSV.gz", "letters"),
+        ("/raw", "raw"),
     ],
 )
-def test_dataset_is_called_after_its_last_part(dataset: str, name: str) -> None:
+def test_dataset_is_called_after_the_last_part_of_its_path_that_is_its_own(
+    dataset: str, name: str
+) -> None:
     assert dataset_name(dataset) == name
 
 
-def test_name_that_is_too_long_for_what_is_named_after_it_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / f"{'x' * 101}.npz"
-    np.savez(path, **tiny_arrays())
-    with pytest.raises(DatasetError, match=r"at most 100 letters\. Received: 101: x{20}…"):
-        find_dataset(str(path), tmp_path)
+@pytest.mark.parametrize(
+    ("dataset", "name", "called"),
+    [
+        ("/data/letters", "My Übung", "my-ubung"),
+        ("/data/letters", "mnist", "mnist-local"),
+        ("mnist", "kmnist", "kmnist-local"),
+        ("mnist", "mnist", "mnist"),
+        ("mnist", "digits", "digits"),
+    ],
+)
+def test_chosen_name_is_taken_unless_another_dataset_has_it(
+    dataset: str, name: str, called: str
+) -> None:
+    assert dataset_name(dataset, name) == called
+
+
+def test_long_name_is_cut_and_stays_its_own() -> None:
+    first, second = (dataset_name(f"/data/{'x' * 200}{end}") for end in "ab")
+
+    assert [100, 100] == [len(first), len(second)]
+    assert first.startswith("x" * 91 + "-")
+    assert first != second
+
+
+def test_source_has_the_chosen_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "tiny.npz", **tiny_arrays())
+
+    assert "mine" == find_dataset(str(tmp_path / "tiny.npz"), tmp_path, name="Mine").name

@@ -12,6 +12,7 @@ import pytest
 from builders import idx_bytes
 
 from tasks.errors import DatasetError
+from tasks.sources.archive import file_at
 from tasks.sources.idx import open_idx
 
 # Two images of 2 rows and 3 columns.
@@ -35,7 +36,7 @@ def written(path: Path, content: bytes) -> Path:
 
 
 def read(path: Path, dimensions: int = 3) -> np.ndarray:
-    return np.concatenate(list(open_idx(path, dimensions).rows()))
+    return np.concatenate(list(open_idx(file_at(path), dimensions).rows()))
 
 
 @pytest.mark.parametrize("content", [IMAGES, gzipped(IMAGES)], ids=["plain", "gzip"])
@@ -82,7 +83,7 @@ def test_pieces_join_to_the_whole_array(
 
 
 def test_opening_declares_what_the_rows_will_be(tmp_path: Path) -> None:
-    stream = open_idx(written(tmp_path / "images", IMAGES), dimensions=3)
+    stream = open_idx(file_at(written(tmp_path / "images", IMAGES)), dimensions=3)
 
     assert ("images", np.uint8, (2, 2, 3)) == (stream.where, stream.dtype, stream.shape)
 
@@ -140,7 +141,7 @@ def test_broken_file_is_refused_with_what_was_found_and_where(
 
 def test_file_that_is_gone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"must be readable.*No such file.*\(in images\)"):
-        open_idx(tmp_path / "images", dimensions=3)
+        open_idx(file_at(tmp_path / "images"), dimensions=3)
 
 
 def flipped(content: bytes, position: int) -> bytes:
@@ -167,7 +168,7 @@ def test_images_given_as_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetError, match=r"starts with 00 00 08 01 and 4 .*Received: 00 00 08 03"
     ):
-        open_idx(path, dimensions=1)
+        open_idx(file_at(path), dimensions=1)
 
 
 @pytest.mark.parametrize("content", [IMPOSSIBLE, gzipped(IMPOSSIBLE)], ids=["plain", "gzip"])
@@ -178,7 +179,7 @@ def test_impossible_size_is_refused_before_anything_is_allocated(
     tracemalloc.start()
     try:
         with pytest.raises(DatasetError, match=f"as its header.*{HEADER_BYTES + (2**32 - 1) ** 3}"):
-            open_idx(path, dimensions=3)
+            open_idx(file_at(path), dimensions=3)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -40,7 +40,7 @@ def zipped(path: Path, **members: bytes) -> Path:
 
 
 def read(path: Path) -> Arrays:
-    return {name: np.concatenate(list(s.rows())) for name, s in open_npz(path).items()}
+    return {name: np.concatenate(list(s.rows())) for name, s in open_npz([path]).streams.items()}
 
 
 def loaded(path: Path, store: Store) -> DatasetRef:
@@ -68,18 +68,18 @@ def test_pieces_join_to_the_whole_array(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_other_members_are_ignored(tmp_path: Path) -> None:
-    path = saved(tmp_path / "tiny.npz", x_validation=np.zeros(3))
+    path = saved(tmp_path / "tiny.npz", x_validation=np.zeros(3), x_train_small=np.zeros(3))
 
-    assert list(open_npz(path)) == ["x_train", "y_train", "x_test", "y_test"]
+    assert list(open_npz([path]).streams) == ["x_train", "y_train", "x_test", "y_test"]
 
 
 def test_missing_array_is_named_with_what_is_there(tmp_path: Path) -> None:
-    np.savez(tmp_path / "tiny.npz", x_train=np.zeros(1), y_train=np.zeros(1), labels=np.zeros(1))
+    np.savez(tmp_path / "tiny.npz", x_train=np.zeros(1), y_test=np.zeros(1), labels=np.zeros(1))
 
     with pytest.raises(DatasetError) as caught:
-        open_npz(tmp_path / "tiny.npz")
+        open_npz([tmp_path / "tiny.npz"])
 
-    assert "Received: no x_test, y_test, but labels, x_train, y_train (in tiny.npz)." in str(
+    assert "Received: no y_train, x_test, but labels, x_train, y_test (in tiny.npz)." in str(
         caught.value
     )
 
@@ -111,15 +111,11 @@ def test_objects_are_refused_and_never_unpickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "received"),
     [
-        (np.array(["seven"]), "dtype <U5"),
-        (np.array([b"seven"]), "dtype |S5"),
         (np.array([1j]), "dtype complex128"),
         (np.array(["2026-01-01"], "datetime64[D]"), "dtype datetime64[D]"),
-        (np.array([True]), "dtype bool"),
         (np.zeros(1, [("row", "u1")]), "dtype [('row', 'u1')]"),
-        (np.asfortranarray(np.zeros((2, 3, 4), np.uint8)), "dtype uint8 in Fortran order"),
     ],
-    ids=["text", "bytes", "complex", "dates", "truth values", "records", "Fortran order"],
+    ids=["complex", "dates", "records"],
 )
 def test_arrays_of_other_kinds_are_refused(
     tmp_path: Path, array: np.ndarray, received: str
@@ -127,9 +123,9 @@ def test_arrays_of_other_kinds_are_refused(
     path = saved(tmp_path / "tiny.npz", x_test=array)
 
     with pytest.raises(DatasetError) as caught:
-        open_npz(path)
+        open_npz([path])
 
-    assert "Arrays must hold plain numbers in C order." in str(caught.value)
+    assert "Arrays must hold plain numbers; labels may be text." in str(caught.value)
     assert f"Received: {received} (in x_test.npy of tiny.npz)." in str(caught.value)
 
 
@@ -138,7 +134,7 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tiny.npz").write_bytes(content)
 
     with pytest.raises(DatasetError, match=WHOLE + r".*File is not a zip file \(in tiny\.npz\)"):
-        open_npz(tmp_path / "tiny.npz")
+        open_npz([tmp_path / "tiny.npz"])
 
 
 def test_archive_cut_short_is_refused(tmp_path: Path) -> None:
@@ -146,7 +142,7 @@ def test_archive_cut_short_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
     with pytest.raises(DatasetError, match=WHOLE + r".*File is not a zip file \(in tiny\.npz\)"):
-        open_npz(path)
+        open_npz([path])
 
 
 NPY = "Each member must be an .npy file of format 1.0 or 2.0. Received: "
@@ -186,13 +182,23 @@ HEADER_BYTES = 128  # of the members below
             "Every dimension must be at least 1. Received: (0, 4, 5)",
             id="no images",
         ),
+        pytest.param(
+            npy_header((-2, -4, 5), fortran_order=True) + bytes(40),
+            "Every dimension must be at least 1. Received: (-2, -4, 5)",
+            id="negative sizes in Fortran order",
+        ),
+        pytest.param(
+            npy_header((2,), "<U0"),
+            "Arrays must hold plain numbers; labels may be text. Received: dtype <U0",
+            id="text of no letters",
+        ),
     ],
 )
 def test_broken_member_is_refused_by_name(tmp_path: Path, member: bytes, message: str) -> None:
     path = zipped(tmp_path / "tiny.npz", x_test=member)
 
     with pytest.raises(DatasetError) as caught:
-        open_npz(path)
+        open_npz([path])
 
     assert str(caught.value).startswith(message)
     assert "(in x_test.npy of tiny.npz)." in str(caught.value)
@@ -215,7 +221,7 @@ def test_member_that_does_not_inflate_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
 
     with pytest.raises(DatasetError, match=WHOLE + r".*invalid block type \(in tiny\.npz\)"):
-        open_npz(path)
+        open_npz([path])
 
 
 def test_encrypted_archive_is_refused(tmp_path: Path) -> None:
@@ -228,7 +234,7 @@ def test_encrypted_archive_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
 
     with pytest.raises(DatasetError, match=WHOLE + r".*is encrypted.*\(in tiny\.npz\)"):
-        open_npz(path)
+        open_npz([path])
 
 
 def deflate_bomb(claimed_bytes: int) -> bytes:
@@ -251,22 +257,12 @@ def test_claim_that_deflate_cannot_keep_is_refused_before_anything_is_allocated(
         with pytest.raises(
             DatasetError, match=r"compressed bytes, too few for .* \(in x_train\.npy of b"
         ):
-            open_npz(tmp_path / "bomb.npz")
+            open_npz([tmp_path / "bomb.npz"])
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
     assert peak_bytes < 1 << 20
-
-
-@pytest.mark.usefixtures("outside_a_run")
-@pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f4", "<u2", "|i1"])
-def test_pixels_keep_their_values_and_dtype(tmp_path: Path, store: Store, dtype: str) -> None:
-    images = (tiny_arrays()["x_train"] // 2).astype(dtype)
-
-    dataset = loaded(saved(tmp_path / "tiny.npz", x_train=images), store)
-
-    np.testing.assert_array_equal(images, store.open_array(dataset.x_train), strict=True)
 
 
 @pytest.mark.usefixtures("outside_a_run")
@@ -277,28 +273,6 @@ def test_whole_number_labels_become_uint8(tmp_path: Path, store: Store, dtype: s
     dataset = loaded(saved(tmp_path / "tiny.npz", y_train=labels.astype(dtype)), store)
 
     np.testing.assert_array_equal(labels, store.open_array(dataset.y_train), strict=True)
-
-
-@pytest.mark.usefixtures("outside_a_run")
-@pytest.mark.parametrize(
-    ("labels", "received"),
-    [
-        (np.array([0, 1, 300] * 10), "int64, 0 … 300"),
-        (np.array([0, 1, -1] * 10), "int64, -1 … 1"),
-        (np.array([0.0, 1.0, 2.0] * 10), "float64, 0.0 … 2.0"),
-    ],
-    ids=["too large", "negative", "float"],
-)
-def test_labels_that_are_not_small_whole_numbers_are_refused(
-    tmp_path: Path, store: Store, labels: np.ndarray, received: str
-) -> None:
-    path = saved(tmp_path / "tiny.npz", y_train=labels)
-
-    with pytest.raises(DatasetError) as caught:
-        loaded(path, store)
-
-    assert "Labels must be whole numbers from 0 to 255." in str(caught.value)
-    assert f"Received: {received} (in y_train.npy of tiny.npz)." in str(caught.value)
 
 
 @pytest.mark.usefixtures("outside_a_run")
@@ -320,14 +294,19 @@ def test_sizes_and_classes_come_from_the_data(tmp_path: Path, store: Store) -> N
             "30 images, 29 labels (in x_train.npy of tiny.npz and y_train.npy of tiny.npz)",
         ),
         (
-            {"x_test": np.zeros((12, 4, 5, 1), np.uint8)},
+            {"x_test": np.zeros((12, 20), np.uint8)},
             "x_test must have the axes (image, row, column).",
-            "shape (12, 4, 5, 1) (in x_test.npy of tiny.npz)",
+            "shape (12, 20) (in x_test.npy of tiny.npz)",
         ),
         (
-            {"y_test": np.zeros((12, 3), np.uint8)},
-            "y_test must have the axes (image).",
-            "shape (12, 3) (in y_test.npy of tiny.npz)",
+            {"x_test": np.zeros((12, 4, 5, 3), np.uint8)},
+            "x_test must be grey, with the axes (image, row, column).",
+            "shape (12, 4, 5, 3) (in x_test.npy of tiny.npz)",
+        ),
+        (
+            {"y_test": np.zeros((12, 3, 1), np.uint8)},
+            "y_test must have the axes (image), or (image, class) if it is one-hot.",
+            "shape (12, 3, 1) (in y_test.npy of tiny.npz)",
         ),
         (
             {"x_test": np.zeros((12, 5, 4), np.uint8)},
@@ -340,7 +319,14 @@ def test_sizes_and_classes_come_from_the_data(tmp_path: Path, store: Store) -> N
             "(0, 4, 5) (in x_test.npy of tiny.npz)",
         ),
     ],
-    ids=["counts differ", "channel axis", "one-hot labels", "sizes differ", "no test images"],
+    ids=[
+        "counts differ",
+        "flat",
+        "colour",
+        "three axes of labels",
+        "sizes differ",
+        "no test images",
+    ],
 )
 def test_arrays_that_do_not_fit_each_other_are_refused(
     tmp_path: Path, store: Store, changed: Arrays, rule: str, received: str
@@ -355,7 +341,7 @@ def test_arrays_that_do_not_fit_each_other_are_refused(
 
 @pytest.mark.usefixtures("outside_a_run")
 def test_refused_labels_leave_no_half_written_array(tmp_path: Path, store: Store) -> None:
-    path = saved(tmp_path / "tiny.npz", y_train=np.full(30, 300))
+    path = saved(tmp_path / "tiny.npz", y_train=np.full(30, 0.5))
 
     with pytest.raises(DatasetError, match="Labels must be whole numbers"):
         loaded(path, store)
@@ -375,7 +361,7 @@ def test_member_with_a_damaged_header_is_refused(tmp_path: Path, header: bytes) 
         for name in ARRAY_NAMES:
             archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00\x77\x00" + padded)
     with pytest.raises(DatasetError, match=r"must be an \.npy file.*x_train\.npy of damaged\.npz"):
-        open_npz(path)
+        open_npz([path])
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -385,7 +371,7 @@ def test_compression_that_numpy_never_writes_is_refused(tmp_path: Path, method: 
         for name, array in tiny_arrays().items():
             archive.writestr(f"{name}.npy", npy_bytes(array))
     with pytest.raises(DatasetError, match=WHOLE + r".*compression method"):
-        open_npz(path)
+        open_npz([path])
 
 
 def test_header_that_claims_gigabytes_is_refused_without_reading_them(tmp_path: Path) -> None:
@@ -396,7 +382,7 @@ def test_header_that_claims_gigabytes_is_refused_without_reading_them(tmp_path: 
             archive.writestr(f"{name}.npy", claims + bytes(1 << 26))
     tracemalloc.start()
     with pytest.raises(DatasetError, match=r"must be an \.npy file.*EOF: reading array header"):
-        open_npz(path)
+        open_npz([path])
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 4 << 20

@@ -32,13 +32,14 @@ def test_found_files_are_logged_with_their_size_and_place(
 ) -> None:
     folder = write_idx_folder(tmp_path / "Digits", tiny_arrays(train=300, test=100, size=(10, 10)))
 
-    source = fetch.fn(str(folder), store)
+    source = fetch.fn(str(folder), None, store)
 
     assert source.name == "digits"
     # 400 images of 100 bytes, 400 labels, two headers of 16 bytes and two of 8
     (line,) = logged.messages
     names = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
-    assert line == f"digits: 40.4KB in {folder} ({names}t10k-labels-idx1-ubyte)"
+    found = f"digits: a folder or zip of IDX files, 40.4KB in {folder}"
+    assert line == f"{found} ({names}t10k-labels-idx1-ubyte)"
 
 
 def test_downloads_are_logged_and_kept_in_the_cache(
@@ -52,12 +53,12 @@ def test_downloads_are_logged_and_kept_in_the_cache(
 
     monkeypatch.setattr("tasks.sources.catalogue.download", download)
 
-    source = fetch.fn("kmnist", store)
+    source = fetch.fn("kmnist", None, store)
 
     assert {file.path.parent for file in source.files} == {store.root / "downloads" / "kmnist"}
     first, found = logged.messages
     assert first == "downloading kmnist"
-    assert found.startswith(f"kmnist: 930B in {store.root / 'downloads' / 'kmnist'} (")
+    assert found.startswith("kmnist: a folder or zip of IDX files, 930B in ")
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -67,7 +68,9 @@ def test_mistyped_dataset_fails_in_fetch_and_leaves_no_artifact(
     published: list[str] = []
     monkeypatch.setattr("tasks.publish.publish_validation", lambda *_, **__: published.append("x"))
 
-    with pytest.raises(DatasetError, match=r"A dataset is .* Received: 'mnits' \(in --dataset\)"):
+    with pytest.raises(
+        DatasetError, match=r"A dataset is .* Received: 'mnits', which is not there"
+    ):
         mnist_flow(settings.model_copy(update={"dataset": "mnits"}))
 
     assert published == []

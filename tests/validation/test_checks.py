@@ -18,7 +18,6 @@ from flows.mnist_flow import mnist_flow
 from tasks.cache.blobs import Store
 from tasks.cache.keys import Ingredients, content_of, what_changed
 from tasks.errors import ProfileError, ValidationFailedError
-from tasks.load import count_classes
 from tasks.records import CheckResult, Moments, Profile, ValidationRules
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import EMBEDDED_MNIST
@@ -93,7 +92,7 @@ def test_checks_are_made_although_pandera_is_switched_off(examined: Examine) -> 
     with config_context(validation_enabled=False):
         results = examined(arrays)
 
-    assert {("foreign-labels", "y_test"): (5,)} == failed(results)
+    assert (5,) == failed(results)["classes", "y_test"]
 
 
 @pytest.mark.parametrize("depth", ValidationDepth)
@@ -128,7 +127,7 @@ def test_error_in_the_rows_keeps_the_later_tiers_from_running(examined: Examine)
     arrays = tiny_arrays()
     arrays["y_test"][5] = 7
 
-    found = outcomes(examined(arrays))
+    found = outcomes(examined(arrays, severity={"classes": "error"}))
 
     assert [{("skipped", EARLIER_FAILED)}] * 2 == [found["splits"], found["drift"]]
 
@@ -171,14 +170,15 @@ def test_contradictions_are_all_of_equal_images_whose_labels_differ(examined: Ex
     } == failed(examined(arrays))
 
 
-def test_foreign_label_is_named_with_its_row(examined: Examine) -> None:
+def test_class_that_one_split_lacks_is_named_with_its_rows(examined: Examine) -> None:
     arrays = tiny_arrays()
     arrays["y_test"][5] = 7
 
     results = examined(arrays)
 
-    assert {("foreign-labels", "y_test"): (5,)} == failed(results)
-    assert "labels 7: 1 of 12 images" == results["foreign-labels", "y_test"].received
+    assert (5,) == failed(results)["classes", "y_test"]
+    assert "class 7 only here: 1 of 12 images" == results["classes", "y_test"].received
+    assert "warning" == results["classes", "y_test"].severity
 
 
 def test_only_the_first_rows_are_named_but_all_are_counted(examined: Examine) -> None:
@@ -188,22 +188,6 @@ def test_only_the_first_rows_are_named_but_all_are_counted(examined: Examine) ->
     check = examined(arrays)["constant-images", "x_train"]
 
     assert (tuple(range(3, 3 + SHOWN_ROWS)), 25) == (check.rows, check.failing)
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "classes"),
-    [
-        ([0, 1, 2], [0, 1, 2], 3),
-        ([0, 1, 2, 9], [0, 1, 2], 3),
-        ([0, 1, 2], [0, 1, 2, 9], 3),
-        ([0, 1, 9], [0, 1, 2, 9], 10),
-        ([0, 1], [2, 3], 4),
-    ],
-)
-def test_classes_reach_to_the_largest_label_of_both_splits(
-    train: list[int], test: list[int], classes: int
-) -> None:
-    assert classes == count_classes(np.array(train, np.uint8), np.array(test, np.uint8))
 
 
 # --- splits ----------------------------------------------------------------------------------
@@ -377,18 +361,41 @@ def test_images_are_warned_of_unless_told_otherwise(examined: Examine) -> None:
     results = examined(with_duplicate())
 
     assert {"warning"} == {
-        check.severity
-        for check in results.values()
-        if check.tier in ("rows", "splits", "drift") and check.name != "foreign-labels"
+        check.severity for check in results.values() if check.tier in ("rows", "splits", "drift")
     }
 
 
-def test_structure_and_foreign_labels_are_errors(examined: Examine) -> None:
+def test_files_and_structure_are_errors(examined: Examine) -> None:
     assert {"error"} == {
         check.severity
         for check in examined(tiny_arrays()).values()
-        if check.tier in ("files", "structure") or check.name == "foreign-labels"
+        if check.tier in ("files", "structure")
     }
+
+
+def test_dataset_of_one_class_is_refused(examined: Examine) -> None:
+    arrays = tiny_arrays()
+    for name in ("y_train", "y_test"):
+        arrays[name][:] = 0
+
+    results = examined(arrays)
+
+    assert {("two-classes", "y_train"): ()} == failed(results)
+    assert ("error", "only class 0") == (
+        results["two-classes", "y_train"].severity,
+        results["two-classes", "y_train"].received,
+    )
+
+
+def test_missing_class_leaves_the_drift_of_the_others_as_it_is(
+    examined: Examine, profile: str
+) -> None:
+    """The ink of each class is compared with that of the same class."""
+    arrays = alike()
+    kept = arrays["y_test"] != 1
+    arrays["x_test"], arrays["y_test"] = arrays["x_test"][kept], arrays["y_test"][kept]
+
+    assert ("drift-ink", "y_test") not in drifted(examined(arrays, profile=profile))
 
 
 def test_check_becomes_an_error_when_told(examined: Examine) -> None:
@@ -475,27 +482,26 @@ def test_command_writes_a_profile_that_a_run_can_use(
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "change", "message"),
     [
-        ("x_train", lambda x: x.astype(np.float32)),
-        ("x_train", lambda x: x[1:]),
-        ("x_train", lambda x: x[0]),
-        ("y_train", lambda y: y + 1),
-        ("y_train", lambda y: y + 0.5),
+        ("x_train", lambda x: x[1:], "A profile is made of images with a label each."),
+        ("x_train", lambda x: x[0], "x_train must have the axes (image, row, column)."),
+        ("y_train", lambda y: y + 0.5, "Labels must be whole numbers, truth values or text."),
     ],
-    ids=["float pixels", "an image less", "one image", "labels from 1", "halves"],
+    ids=["an image less", "one image", "halves"],
 )
 def test_command_refuses_what_gives_no_profile(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     name: str,
     change: Callable[[np.ndarray], np.ndarray],
+    message: str,
 ) -> None:
     arrays = tiny_arrays()
     np.savez(tmp_path / "odd.npz", **{**arrays, name: change(arrays[name])})
 
     assert 1 == profile_command.main([str(tmp_path / "odd.npz"), str(tmp_path / "odd.json")])
-    assert "failed A profile is made of images" in capsys.readouterr().err
+    assert f"failed {message}" in capsys.readouterr().err
 
 
 def test_command_says_when_there_is_no_such_dataset(
@@ -525,7 +531,7 @@ def test_our_profile_is_what_the_command_writes(tmp_path: Path) -> None:
 def test_stage_fails_with_the_rows_of_its_errors(store: Store) -> None:
     rules = RunSettings(severity={"duplicates": "error"}).rules("tiny")
 
-    with pytest.raises(ValidationFailedError, match="1 of 28 checks failed for tiny") as caught:
+    with pytest.raises(ValidationFailedError, match="1 of 27 checks failed for tiny") as caught:
         validate.fn(store_dataset(with_duplicate(), store), rules, store)
 
     line = "x_train: no image occurs again in its split. Received: 1 of 30 images in rows 21.\n"
@@ -564,7 +570,7 @@ class TestMnist:
     def test_label_of_ten_is_named_with_its_row(self, examined: Examine, mnist: Arrays) -> None:
         mnist["y_train"][4_711] = 10
 
-        assert {("foreign-labels", "y_train"): (4_711,)} == failed(examined(mnist))
+        assert (4_711,) == failed(examined(mnist))["classes", "y_train"]
 
     def test_inverted_pixels_drift(self, examined: Examine, mnist: Arrays) -> None:
         for name in ("x_train", "x_test"):
@@ -588,8 +594,9 @@ class TestMnist:
 
         results = examined(mnist)
 
-        assert {("classes", "y_train"): ()} == failed(results)
-        assert "no image of class 3" == results["classes", "y_train"].received
+        assert {("classes", "y_test")} == failed(results).keys() - {("class-balance", "y_test")}
+        received = results["classes", "y_test"].received
+        assert "class 3 only here: 1010 of 10000 images" == received
 
     def test_float_pixels_are_named_by_their_check(self, examined: Examine, mnist: Arrays) -> None:
         mnist["x_test"] = mnist["x_test"].astype(np.float32)

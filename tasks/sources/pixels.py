@@ -1,0 +1,134 @@
+"""Pixels as people store them, to images (image, row, column) uint8, 0 … 255."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks.errors import DatasetError
+from tasks.sources.stream import Converted, Stream
+
+UINT8 = np.dtype(np.uint8)
+BRIGHTEST = 255
+COLOURS = 3
+WHOLE_OR_UNIT = "Pixels must be whole numbers from 0 to 255, or lie in [0, 1]."
+Say = Callable[[str], object]
+
+
+class _Values(NamedTuple):
+    """What the values of some images are like."""
+
+    lowest: Any
+    highest: Any
+    whole: bool
+
+    @property
+    def bytes_(self) -> bool:
+        return self.whole and self.lowest >= 0 and self.highest <= BRIGHTEST
+
+    @property
+    def unit(self) -> bool:
+        return bool(self.lowest >= 0 and self.highest <= 1)
+
+
+def grey_images(streams: Mapping[str, Stream], note: Say, warn: Say) -> dict[str, Stream]:
+    """The images of each split as (image, row, column) uint8, 0 … 255.
+
+    A single channel axis is dropped; whole numbers of any dtype are cast; what lies in [0, 1] is
+    multiplied by 255. `note` is told of it, `warn` that pixels are 0 and 1 only. Raises
+    DatasetError for other shapes and values.
+    """
+    images = {name: _without_channel(name, stream, note) for name, stream in streams.items()}
+    if _are_plain(images):
+        return images
+    found = {name: _values(stream) for name, stream in images.items()}
+    for name, values in found.items():
+        if not (values.bytes_ or values.unit):
+            raise DatasetError(
+                WHOLE_OR_UNIT,
+                received=f"{images[name].dtype}, {_shown(values)}",
+                where=images[name].where,
+                advice=_advice(values),
+            )
+    together = _Values(
+        min(values.lowest for values in found.values()),
+        max(values.highest for values in found.values()),
+        all(values.whole for values in found.values()),
+    )
+    if not (together.bytes_ or together.unit):
+        raise DatasetError(
+            "The images of all splits must have one scale, 0 … 255 or [0, 1].",
+            received=[f"{images[name].where} {_shown(values)}" for name, values in found.items()],
+            advice="Multiply those in [0, 1] by 255.",
+        )
+    scaled = together.unit and together.highest > 0
+    if scaled and together.whole:
+        warn("pixels are 0 and 1 only: multiplied by 255")
+    elif scaled:
+        note(f"pixels in [0, 1] ({_shown(together)}) multiplied by 255")
+    else:
+        dtypes = ", ".join(sorted({str(stream.dtype) for stream in images.values()}))
+        note(f"pixels {dtypes}, {_shown(together)}, read as uint8")
+    convert = partial(_as_bytes, factor=BRIGHTEST if scaled else 1)
+    return {
+        name: Converted(stream, convert, UINT8, stream.shape) for name, stream in images.items()
+    }
+
+
+def _without_channel(name: str, stream: Stream, note: Say) -> Stream:
+    shape = stream.shape
+    if len(shape) == 4 and shape[3] == 1:  # noqa: PLR2004 - axes
+        note(f"{name} {shape} read as {shape[:3]}: its one channel is dropped")
+        return Converted(stream, partial(np.squeeze, axis=3), stream.dtype, shape[:3])
+    if len(shape) == 4 and shape[3] == COLOURS:  # noqa: PLR2004 - axes
+        rule = f"{name} must be grey, with the axes (image, row, column)."
+        advice = "Convert the images to grey, for instance images.mean(axis=3).round()."
+    elif len(shape) != 3:  # noqa: PLR2004 - axes
+        rule = f"{name} must have the axes (image, row, column)."
+        advice = "Reshape the array, for instance images.reshape(len(images), rows, columns)."
+    elif stream.dtype.kind not in "buif":
+        rule, advice = f"{name} must hold numbers.", "Save the pixels, and not their names."
+        raise DatasetError(rule, received=stream.dtype, where=stream.where, advice=advice)
+    else:
+        return stream
+    raise DatasetError(rule, received=f"shape {shape}", where=stream.where, advice=advice)
+
+
+def _are_plain(images: Mapping[str, Stream]) -> bool:
+    """Whether all of it is bytes, some of them beyond 0 and 1: those are met soon."""
+    return all(stream.dtype == UINT8 for stream in images.values()) and any(
+        piece.max() > 1 for stream in images.values() for piece in stream.rows()
+    )
+
+
+def _values(stream: Stream) -> _Values:
+    lowest, highest, whole = [], [], True
+    for piece in stream.rows():
+        lowest.append(piece.min())
+        highest.append(piece.max())
+        whole = whole and (piece.dtype.kind != "f" or bool((np.rint(piece) == piece).all()))
+    return _Values(np.min(lowest).item(), np.max(highest).item(), whole)  # NaN stays NaN
+
+
+def _advice(values: _Values) -> str:
+    if values.lowest < 0:
+        return "Shift and divide: (images - images.min()) / (images.max() - images.min())."
+    if values.highest > BRIGHTEST:
+        return "Divide by what stands for full ink, images / images.max() for instance."
+    if values.lowest >= 0:
+        return "Round them: images.round()."
+    return "Replace what is no number: numpy.nan_to_num(images)."
+
+
+def _shown(values: _Values) -> str:
+    return f"{values.lowest} … {values.highest}{'' if values.whole else ', not all whole'}"
+
+
+def _as_bytes(piece: np.ndarray, factor: int) -> np.ndarray:
+    """Multiply and round to bytes."""
+    whole = piece if piece.dtype.kind in "bui" else np.rint(piece * factor)
+    pixels: np.ndarray = whole.astype(np.uint8)
+    return pixels if whole is not piece else pixels * np.uint8(factor)
