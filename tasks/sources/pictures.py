@@ -118,7 +118,7 @@ def _picture(path: Path) -> Picture:
 
 def _pieces(paths: Sequence[Path], most: int) -> Iterator[list[Picture]]:
     """The first is small: whoever only looks at some pictures decodes few."""
-    starts = [0, *range(min(FIRST, len(paths)), len(paths), most), len(paths)]
+    starts = [0, *range(min(FIRST, most, len(paths)), len(paths), most), len(paths)]
     for start, end in pairwise(starts):
         yield list(map(_picture, paths[start:end]))
 

@@ -45,7 +45,8 @@ PICKLES = Refusal(
     "a pickle",
     (".pkl", ".pickle", ".p", ".joblib", ".pkl.gz", ".pickle.gz"),
     "Pickles are not read: whoever reads one runs the code in it.",
-    f"import numpy, pickle; d = pickle.load(open({{!r}}, 'rb'), encoding='latin1'); {SAVE}",
+    "import numpy, pathlib, pickle; "
+    f"d = pickle.loads(pathlib.Path({{!r}}).read_bytes(), encoding='latin1'); {SAVE}",
 )
 ZIPPED_PICKLES = PICKLES._replace(
     name="a pickle inside gzip",

@@ -63,7 +63,10 @@ def test_pickle_is_recognised_by_how_it_starts(tmp_path: Path, protocol: int, na
 
     assert message.startswith("Pickles are not read: whoever reads one runs the code in it. ")
     assert f"Received: a pickle (in {path})." in message
-    assert f"d = pickle.load(open('{path}', 'rb'), encoding='latin1'); numpy.savez(" in message
+    assert (
+        f"d = pickle.loads(pathlib.Path('{path}').read_bytes(), encoding='latin1'); numpy.savez("
+        in message
+    )
 
 
 @pytest.mark.parametrize("name", ["old.pkl", "old.PICKLE", "old.p", "model.joblib"])
@@ -117,7 +120,13 @@ def test_hdf5_file_is_refused(tmp_path: Path, name: str, userblock: int) -> None
 @pytest.mark.parametrize(
     ("arrays", "line"),
     [
-        ("pickle", "import numpy, pickle; d = pickle.load(open({!r}, 'rb'), encoding='latin1')"),
+        (
+            "pickle",
+            (
+                "import numpy, pathlib, pickle; "
+                "d = pickle.loads(pathlib.Path({!r}).read_bytes(), encoding='latin1')"
+            ),
+        ),
         ("hdf5", "import h5py, numpy; d = h5py.File({!r})"),
         ("mat", "import numpy, scipy.io; d = scipy.io.loadmat({!r})"),
     ],
