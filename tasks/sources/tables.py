@@ -338,7 +338,8 @@ def _no_labels(names: Sequence[str], where: str) -> DatasetError:
     else:
         advice = "Check that each line holds an image, and name the column of labels label."
     return DatasetError(
-        f"The first column of a table, or the last, is named {' or '.join(LABEL_NAMES)}.",
+        "The first column of a table, or the last, is named "
+        f"{', '.join(LABEL_NAMES[:-1])} or {LABEL_NAMES[-1]}.",
         received=", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else ""),
         where=where,
         advice=advice,
