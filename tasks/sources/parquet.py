@@ -136,12 +136,16 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _files_in_splits(place: Path) -> list[Path]:
     folders = sorted(place.iterdir()) if place.is_dir() else ()
-    return [path for f in folders if f.is_dir() and _split_in(f.name) for path in _files_in(f)]
+    return [path for f in folders if f.is_dir() and _split_of_folder(f) for path in _files_in(f)]
 
 
 def _split_of(path: Path) -> str | None:
-    """What the file's name starts with, or else its folder's."""
-    return _split_in(path.name) or _split_in(path.parent.name)
+    """What the file's name starts with, or else its folder's is."""
+    return _split_in(path.name) or _split_of_folder(path.parent)
+
+
+def _split_of_folder(folder: Path) -> str | None:
+    return _split_in(folder.name) if folder.name.isalpha() else None
 
 
 def _split_in(name: str) -> str | None:
@@ -230,7 +234,10 @@ def _check_types(schema: Any, image: str, label: str, path: Path) -> None:
 
 
 def _batches(shard: Shard, column: str, rows: int) -> Iterator[tuple[int, Any]]:
-    """A column, piece by piece, each with the number of its first row. Raises DatasetError."""
+    """A column, piece by piece, each with the number of its first row. Raises DatasetError.
+
+    In memory is a piece and a page of the file, which is a megabyte, or a group of rows.
+    """
     import pyarrow.parquet as pq
 
     start = 0
@@ -281,8 +288,8 @@ def _checked(column: Any, start: int, shard: Shard, names: Mapping[int, str] | N
         return labels.astype(np.int64 if pt.is_integer(column.type) else np.str_)
     row = int(np.argmax(wrong))
     raise DatasetError(
-        "Each image has a label that names a class.",
-        received=str(labels[row])[:LONGEST_LABEL],
+        "A label names a class.",
+        received=repr(labels[row])[:LONGEST_LABEL],
         where=f"{shard.path.name}, row {start + row}, column {shard.label}",
         advice="Labels of -1, or none, are hidden from who takes part in a competition: nothing "
         "can be learned from such a file, or measured on it. Take it away.",
