@@ -400,7 +400,7 @@ def test_memory_is_that_of_a_few_pieces(tmp_path: Path) -> None:
     pictures = []
     for _ in range(1000):
         content = BytesIO()
-        pixels = noise.integers(0, 256, (256, 256), np.uint8)
+        pixels = noise.integers(0, 256, (128, 170, 3), np.uint8)
         Image.fromarray(pixels).save(content, "BMP")
         pictures.append({"bytes": content.getvalue()})
     path = shard(tmp_path / TRAIN, [0] * 1000, pictures=pictures, row_group_size=100)
