@@ -11,7 +11,7 @@ import itertools
 import os
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -104,6 +104,29 @@ def place_idx(folder: Path, arrays: Arrays, *, zipped: bool) -> None:
             (folder / f"{stem}.gz").write_bytes(gzip.compress(content, mtime=0))
         else:
             (folder / stem).write_bytes(content)
+
+
+@dataclass
+class Pieces:
+    """A stream of an array, so many rows a piece; counts how often it was opened."""
+
+    array: np.ndarray
+    where: str = "array.npy"
+    most: int = 2
+    opened: int = 0
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def rows(self) -> Iterator[np.ndarray]:
+        self.opened += 1
+        starts = range(0, len(self.array), self.most)
+        yield from (self.array[start : start + self.most] for start in starts)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -23,7 +23,7 @@ def publish_evaluation(report: Report) -> None:
     create_table_artifact(
         [
             {
-                "class": report.dataset.class_names[each.label],
+                "class": report.class_names[each.label],
                 "images": each.images,
                 "precision": round(each.precision, 4),
                 "recall": round(each.recall, 4),

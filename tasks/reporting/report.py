@@ -29,6 +29,7 @@ from tasks.reporting.rendering import rendered
 from tasks.settings import RunSettings
 
 MOST_CONFUSIONS = 10
+LONGEST_NAME = 40  # of a class
 
 
 class Report(Record):
@@ -78,9 +79,17 @@ class Report(Record):
         return [(some[0], ", ".join(check.subject for check in some)) for some in alike.values()]
 
     @property
+    def class_names(self) -> list[str]:
+        """By label, cut so that tables of 256 classes fit into an artifact."""
+        return [
+            name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+            for name in self.dataset.class_names
+        ]
+
+    @property
     def most_confused(self) -> list[tuple[str, str, int]]:
         """Class, what it was taken for, how many images; the most frequent first."""
-        names = self.dataset.class_names
+        names = self.class_names
         pairs = [
             (names[label], names[predicted], count)
             for label, row in enumerate(self.metrics.confusion if self.metrics else ())

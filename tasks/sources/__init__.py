@@ -1,13 +1,14 @@
-"""Where datasets come from: the embedded MNIST, named downloads, IDX folders, .npz files.
+"""Where datasets come from: the embedded MNIST, named downloads, and what people bring.
 
     source = find_dataset("~/Digits", downloads)
     DatasetSource(name="digits", kind="idx", files=(SourceFile(name="train-images-idx3-ubyte.gz",
         sha256="440fcabf…", size_bytes=9912422), …))
 
-    open_dataset(source)["x_train"]
+    open_dataset(source).streams["x_train"]
     ArrayStream(where="train-images-idx3-ubyte.gz", dtype=uint8, shape=(60000, 28, 28), …)
 
-`catalogue` finds and opens; a format is a module of its own and a line of its table FORMATS.
+`catalogue` finds and opens; a format is a module of its own and a line of its table FORMATS. What
+people store as labels and pixels, `labels` and `pixels` make 0 … classes - 1 and 0 … 255 of.
 Nothing is believed of a file: what it declares is checked against its size before anything is
 allocated, and it is read by pieces. May import tasks.cache, tasks.records and tasks.errors.
 """

@@ -55,7 +55,8 @@ def idx_files(place: Path) -> list[Path]:
     and in `<Name>/raw`. Raises DatasetError for several datasets in one folder.
     """
     if place.is_file():
-        zipped = place.suffix.lower() == ".zip" or zipfile.is_zipfile(place)
+        ending = place.suffix.lower()
+        zipped = ending == ".zip" or (ending != ".npz" and zipfile.is_zipfile(place))
         return [place] if zipped and _parts(files_in_zip(place)) else []
     folders = [place, place / "raw", *sorted(place.glob("*/raw"))]  # torchvision's
     parts = _parts(file_at(path) for folder in folders for path in _named_files(folder))
@@ -177,7 +178,7 @@ def _one_of(candidates: list[File]) -> File:
 
 
 def _several(what: str, files: list[File]) -> DatasetError:
-    places = [file.where if "/" in file.where else str(file.path) for file in files]
+    places = [str(file.path) if file.name == file.path.name else file.where for file in files]
     return DatasetError(
         "A folder or zip has the IDX files of one dataset, each array once.",
         received=f"{what}: {', '.join(places)}",

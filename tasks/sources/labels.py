@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -93,7 +94,13 @@ def _labels(piece: np.ndarray, stream: Stream) -> np.ndarray:
         return np.char.decode(piece, "utf-8")
     if piece.dtype.kind == "f":
         return _of_floats(piece.astype(np.float64), stream)
+    if piece.dtype.kind == "U" and _code_points(piece).max() > sys.maxunicode:
+        raise ValueError("a character beyond U+10FFFF")  # str would be a SystemError
     return piece
+
+
+def _code_points(texts: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(texts).view(np.dtype(np.uint32).newbyteorder(texts.dtype.byteorder))
 
 
 def _of_floats(piece: np.ndarray, stream: Stream) -> np.ndarray:

@@ -26,6 +26,7 @@ from tasks.errors import DatasetError
 from tasks.records import ARRAY_NAMES
 from tasks.sources.archive import File, files_in_zip
 from tasks.sources.stream import (
+    UNREADABLE,
     ArrayStream,
     Converted,
     FortranStream,
@@ -56,7 +57,7 @@ def npz_files(place: Path) -> list[Path]:
     if place.suffix.lower() == ".npz" and place.is_file():
         return [place]
     members: list[str] = []
-    with suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(place) as archive:
+    with suppress(*UNREADABLE), zipfile.ZipFile(place) as archive:
         members = archive.namelist()
     return [place] if any(name.endswith(".npy") for name in members) else []
 

@@ -26,7 +26,7 @@ DEFLATE_MAX_RATIO = 1032
 # parser of headers for those that it cannot read, or that are nested too deeply.
 UNREADABLE = (
     *(OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError),
-    *(KeyError, TypeError, SyntaxError, tokenize.TokenError, MemoryError),
+    *(LookupError, OverflowError, TypeError, SyntaxError, tokenize.TokenError, MemoryError),
 )
 AGAIN = "Download or copy the file again."
 

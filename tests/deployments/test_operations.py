@@ -240,13 +240,13 @@ def completed_by_itself(run: FlowRun) -> bool:
 
 
 def test_run_on_bad_data_says_why_and_is_not_tried_again(stack: Operated) -> None:
-    scaled = write_dataset(stack.folder / "scaled.npz", scaled=True)
-    run = stack.submit(dataset=str(scaled))
+    blank = write_dataset(stack.folder / "blank.npz", blank=True)
+    run = stack.submit(dataset=str(blank))
     assert stack.becomes(run, "Failed"), stack.state(run)
     with stack.client() as client:
         of_the_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
         artifacts = {a.key: a for a in client.read_artifacts(flow_run_filter=of_the_run)}
-    assert "2 of 20 checks failed for scaled" in str(artifacts["mnist-failure"].data)
+    assert "2 of 19 checks failed for blank" in str(artifacts["mnist-failure"].data)
     assert "Traceback" not in str(artifacts["mnist-failure"].data)
     assert stack.read(run).run_count == 1
     assert stack.replacements(run) == []
@@ -262,14 +262,14 @@ def test_operators_block_is_told_of_failures(stack: Operated, inbox: tuple[str, 
             allow_private_urls=True,
         ).save("mnist-notifications", overwrite=True)
     stack.deploy()
-    scaled = write_dataset(stack.folder / "scaled.npz", scaled=True)
-    run = stack.submit(dataset=str(scaled))
+    blank = write_dataset(stack.folder / "blank.npz", blank=True)
+    run = stack.submit(dataset=str(blank))
     assert comes_true(lambda: len(messages) == 2, RUN_SECONDS), messages
     page = f"{stack.stack.api_url.removesuffix('/api')}/runs/flow-run/{run}"
     failed, invalid = sorted(messages)
-    assert re.fullmatch(rf"A run has failed: scaled-mlp-1-.* 2 of 20 .* {page}", failed, re.DOTALL)
-    found = "2 errors, 0 warnings; 20 of 40 checks made"
-    assert f"Validation has failed for scaled: {found} {page}" == invalid
+    assert re.fullmatch(rf"A run has failed: blank-mlp-1-.* 2 of 19 .* {page}", failed, re.DOTALL)
+    found = "2 errors, 0 warnings; 19 of 39 checks made"
+    assert f"Validation has failed for blank: {found} {page}" == invalid
     assert "mnist: validation has failed" in stack.triggered()
 
 

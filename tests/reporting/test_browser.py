@@ -202,7 +202,7 @@ def test_failed_run_shows_the_stage_and_the_reason(seen: Seen, page: Page, gener
     open_run(page, seen.url, seen.failed_id, generation)
 
     expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
-    expect(page.get_by_text("1 of 28 checks failed for doubled").first).to_be_visible()
+    expect(page.get_by_text("1 of 27 checks failed for doubled").first).to_be_visible()
     open_stages(page)
     expect(page.get_by_role("link", name="validate", exact=True)).to_be_visible()
     expect(page.get_by_text(re.compile("1 failed", re.IGNORECASE))).to_be_visible()

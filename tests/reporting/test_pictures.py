@@ -72,6 +72,12 @@ DRAWINGS: dict[str, Callable[[], bytes]] = {
     "confusion of 2 classes": lambda: confusion(confused(2)),
     "confusion of 10 classes": lambda: confusion(confused(10)),
     "confusion of 40 classes": lambda: confusion(confused(40)),
+    "confusion of classes with names": lambda: confusion(
+        confused(3), pictures.drawable(["T-shirt/top and more of it", "$x^2", "数字"])
+    ),
+    "balance of classes with names": lambda: pictures.balance(
+        np.array([3, 900]), np.array([1, 1]), ["ant", "bumblebee"]
+    ),
     "confusion without mistakes": lambda: confusion(np.diag([5, 7, 1])),
     "confusion with one mistake": lambda: confusion(np.array([[5, 1], [0, 7]])),
     "confusion without anything right": lambda: confusion(np.array([[0, 900], [1, 0]])),
@@ -181,3 +187,32 @@ def test_sheet_shows_images_of_one_check_together() -> None:
     assert 25 == len(shown)
     assert [("duplicates", "test", 0), ("duplicates", "test", 1)] == shown[-2:]
     assert [("duplicates", "train", row) for row in range(23)] == shown[:-2]
+
+
+# --- names -----------------------------------------------------------------------------------
+
+
+def test_names_are_short_and_in_one_line_and_a_number_where_the_font_lacks_a_letter() -> None:
+    names = ["ant", "T-shirt/top and more", "a\n b", "数字", "", "Größe", "$x$"]
+
+    drawn = pictures.drawable(names)
+
+    assert ["ant", "T-shirt/top and…", "a b", "no. 3", "no. 4", "Größe", "$x$"] == drawn
+
+
+def test_picture_of_other_names_is_another_and_of_a_formula_is_drawn_as_text() -> None:
+    drawn = {confusion(confused(2), names) for names in (["0", "1"], ["ant", "bee"], ["$", "$x^$"])}
+
+    assert 3 == len(drawn)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "below", "lines"),
+    [
+        ("7", "→ 2", "98.7%", "7 → 2\n98.7%"),
+        ("7,", "rather 2", "no. 12", "7, rather 2\nno. 12"),
+        ("Ankle boot", "→ Sneaker", "98.7%", "Ankle boot\n→ Sneaker 98.7%"),
+    ],
+)
+def test_caption_has_two_lines(first: str, second: str, below: str, lines: str) -> None:
+    assert lines == pictures.caption(first, second, below)

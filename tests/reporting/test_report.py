@@ -380,11 +380,12 @@ def test_failed_validation_has_what_there_is_of_a_run(failed: Report) -> None:
 
 
 def test_full_pictures_fit_into_an_artifact(report: Report) -> None:
-    """Each as large as may be, and 256 classes."""
+    """Each as large as may be, and 256 classes of long names."""
     per_class = report.metrics.per_class[:1] * 256
     full = report.model_copy(
         update={
             "metrics": report.metrics.model_copy(update={"per_class": per_class}),
+            "dataset": report.dataset.model_copy(update={"class_names": ("x" * 100,) * 256}),
             "pictures": dict.fromkeys((*PICTURES, "suspects"), bytes(LIMIT_BYTES)),
             "suspects": Suspects(
                 found=(Suspect(row=59_999, label=10, suggested=20, quality=0.5),) * 100, images=1
@@ -404,3 +405,25 @@ def test_full_sheet_fits_into_an_artifact_beside_the_data(report: Report) -> Non
 
     assert 4 == text.count("](data:image/png")
     assert len(text) < 300_000
+
+
+def test_classes_are_shown_by_their_names(report: Report) -> None:
+    """In the tables of classes, confusions, mistakes and doubtful labels."""
+    dataset = report.dataset.model_copy(update={"class_names": ("shirt", HOSTILE, "boot")})
+    doubtful = Suspects(found=(Suspect(row=7, label=0, suggested=2, quality=0.5),), images=30)
+    named = report.model_copy(update={"dataset": dataset, "suspects": doubtful})
+
+    cells = Page(named.html()).of("td")
+    text = named.markdown("evaluation")
+
+    assert [2, 2] == [cells.count("boot"), text.count("boot")]  # a class, and a suspect's
+    assert "| 7 | shirt | boot | 0.5000 |" in text
+    assert "| 3 | shirt | &lt;script&gt;alert('x')&lt;/script&gt; \\| \"&amp;  | 1.0000 |" in text
+    assert {"shirt", HOSTILE} <= set(cells)
+
+
+def test_long_name_of_a_class_is_cut(report: Report) -> None:
+    dataset = report.dataset.model_copy(update={"class_names": ("x" * 41, "y" * 40, "z")})
+    named = report.model_copy(update={"dataset": dataset})
+
+    assert [f"{'x' * 39}…", "y" * 40, "z"] == named.class_names

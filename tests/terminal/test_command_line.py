@@ -32,6 +32,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--dataset", "fashion_mnist"], {"dataset": "fashion_mnist"}),
     (["--dataset", "my folder, with=signs"], {"dataset": "my folder, with=signs"}),
+    (["--name", "signs"], {"name": "signs"}),
     (["--model", "cnn"], {"model": "cnn"}),
     (["--recipe", "reference"], {"recipe": "reference"}),
     (["--model", "cnn", "--recipe", "long"], {"model": "cnn", "recipe": "long"}),
@@ -328,7 +329,7 @@ def test_severity_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, va
     [
         (
             "drifts=off",
-            "'contradictions', 'leakage', 'class-balance' or 'drift'. Received: 'drifts'",
+            "'classes', 'leakage', 'class-balance' or 'drift'. Received: 'drifts'",
         ),
         ("drift=loud", "'error', 'warning' or 'off'. Received: 'loud'"),
         ("drift", "'error', 'warning' or 'off'. Received: ''"),
