@@ -69,7 +69,7 @@ TRAITS = {  # what is said in the log, after the number of pictures
     "transparency": "with transparency or an alpha channel: laid on white",
     "CMYK": "in CMYK: converted to RGB",
     "1 bit": "of 1 bit: 0 and 255",
-    "turned": "turned upright, as their EXIF data say",
+    "turned": "turned upright, as the EXIF data say",
 }
 
 
@@ -106,7 +106,7 @@ class Survey:
 
     def _sizes_differ(self) -> DatasetError:
         (usual, _), *_ = common = self.sizes.most_common(SHOWN_SIZES)
-        shown = [f"{_by(size)} ({n:,} times, as {self.first[size]})" for size, n in common]
+        shown = [f"{_by(size)} ({_pictures(n)}, as {self.first[size]})" for size, n in common]
         if len(self.sizes) > SHOWN_SIZES:
             shown.append(f"and {len(self.sizes) - SHOWN_SIZES:,} other sizes")
         return DatasetError(
@@ -117,17 +117,17 @@ class Survey:
 
     def notes(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         """What is done to the pictures so that all have this shape, for the log of the run."""
-        said = [f"{number:,} pictures {TRAITS[trait]}" for trait, number in self.traits.items()]
+        said = [f"{_pictures(number)} {TRAITS[trait]}" for trait, number in self.traits.items()]
         pictures, resized = self.sizes.total(), self.sizes.total() - self.sizes[shape[0], shape[1]]
         if resized:
             size = _by((shape[0], shape[1]))
-            said.append(f"{resized:,} pictures resized to {size}, bilinear, proportions not kept")
+            said.append(f"{_pictures(resized)} resized to {size}, bilinear, proportions not kept")
         colour = len(shape) == len(("row", "column", "channel"))
         if colour and self.colour < pictures:
-            grey = pictures - self.colour
-            said.append(f"{grey:,} grey pictures beside those in colour: three equal channels")
+            grey = _pictures(pictures - self.colour, "grey ")
+            said.append(f"{grey} beside those in colour: three equal channels")
         if self.colour and not colour:
-            said.append(f"{self.colour:,} pictures in colour: made grey (ITU-R BT.601 luma)")
+            said.append(f"{_pictures(self.colour)} in colour: made grey (ITU-R BT.601 luma)")
         return tuple(said)
 
 
@@ -303,6 +303,10 @@ def _decodable(where: str) -> Iterator[None]:
             where=where,
             advice=REMOVE,
         ) from error
+
+
+def _pictures(number: int, kind: str = "") -> str:
+    return f"{number:,} {kind}picture{'' if number == 1 else 's'}"
 
 
 def _by(size: tuple[int, ...], sign: str = " x ") -> str:

@@ -56,6 +56,7 @@ class Folder(NamedTuple):
     pictures: list[Path]
     other: list[Path]
     system: list[Path]  # hidden, or left by a desktop
+    problems: list[DatasetError]
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Layout:
     splits: dict[str, Classes] = field(default_factory=dict)
     other: list[str] = field(default_factory=list)
     system: int = 0
+    problems: list[DatasetError] = field(default_factory=list)  # once it is to be opened
 
 
 def picture_files(place: Path) -> list[Path]:
@@ -92,6 +94,9 @@ def open_pictures(
         from tasks.sources.decoding import PictureStream, survey
 
     root, splits = _splits_of(files)
+    layout = _layout(root)
+    if layout.problems:
+        raise layout.problems[0]
     names = _same_classes(splits, root)
     found = survey(_picture(path) for path in _paths(splits))
     shape = found.shape(image_size, grayscale=grayscale)
@@ -104,7 +109,7 @@ def open_pictures(
         counts = [len(classes[name]) for name in names]
         streams[f"y_{split}"] = LabelStream(where, np.repeat(np.arange(len(names)), counts))
     recognised = f"pictures in class folders: {len(names)} classes, numbered in the order of names"
-    notes = (recognised, *_passed_over(_layout(root)), *found.notes(shape))
+    notes = (recognised, *_passed_over(layout), *found.notes(shape))
     return OpenedDataset(streams, notes, dict(enumerate(names)))
 
 
@@ -175,7 +180,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _layout(place: Path) -> Layout:
     root = _listed(place)
-    layout = Layout({}, [path.name for path in (*root.other, *root.pictures)], len(root.system))
+    other = [path.name for path in (*root.other, *root.pictures)]
+    layout = Layout({}, other, len(root.system), root.problems)
     splits = [folder for folder in root.folders if folder.name.lower() in SPLIT_FOLDERS]
     if not any(_listed(inner).pictures for folder in splits for inner in _listed(folder).folders):
         _add_classes(layout, "train", root.folders)
@@ -210,8 +216,7 @@ def _add_split(layout: Layout, folder: Path) -> None:
             advice="Put them there. If nobody knows their classes, nothing can be learned from "
             "them or measured on them: take the folder away.",
         )
-    layout.system += len(inside.system)
-    layout.other += [f"{folder.name}/{path.name}" for path in inside.other]
+    _add_passed_over(layout, folder, inside)
     _add_classes(layout, split, inside.folders)
 
 
@@ -219,32 +224,40 @@ def _add_classes(layout: Layout, split: str, folders: Sequence[Path]) -> None:
     classes: Classes = {}
     for folder in folders:
         inside = _listed(folder)
-        _check_formats(inside, folder)
+        layout.problems += _formats_not_read(inside, folder)
         if not inside.pictures:
+            layout.problems += inside.problems
             layout.other.append(f"{folder.name}/")
             continue
         if inside.folders:
-            raise DatasetError(
+            problem = DatasetError(
                 "The folder of a class holds pictures and no further folders.",
                 received=[path.name for path in inside.folders[:SHOWN]],
                 where=folder,
                 advice="Move their pictures up, or the folders out of the dataset.",
             )
+            layout.problems.append(problem)
         classes.setdefault(_class_name(folder), []).extend(inside.pictures)
-        layout.system += len(inside.system)
-        layout.other += [f"{folder.name}/{path.name}" for path in inside.other]
+        _add_passed_over(layout, folder, inside)
     if classes:
         layout.splits[split] = dict(sorted(classes.items()))
 
 
-def _check_formats(inside: Folder, folder: Path) -> None:
-    if unread := [path.name for path in inside.other if path.suffix.lower() in OTHER_PICTURES]:
-        raise DatasetError(
-            "Pictures must be PNG, JPEG, BMP or GIF.",
-            received=f"{len(unread):,} others, {unread[0]} first",
-            where=folder,
-            advice="Convert them, for instance with Pillow: Image.open(path).save(path + '.png').",
-        )
+def _add_passed_over(layout: Layout, folder: Path, inside: Folder) -> None:
+    layout.problems += inside.problems
+    layout.system += len(inside.system)
+    layout.other += [f"{folder.name}/{path.name}" for path in inside.other]
+
+
+def _formats_not_read(inside: Folder, folder: Path) -> list[DatasetError]:
+    unread = [path.name for path in inside.other if path.suffix.lower() in OTHER_PICTURES]
+    problem = DatasetError(
+        "Pictures must be PNG, JPEG, BMP or GIF.",
+        received=f"{len(unread):,} others, {unread[0] if unread else 'none'} first",
+        where=folder,
+        advice="Convert them, for instance with Pillow: Image.open(path).save(path + '.png').",
+    )
+    return [problem] if unread else []
 
 
 def _split_of(folder: Path) -> str:
@@ -257,12 +270,21 @@ def _class_name(folder: Path) -> str:
 
 
 def _listed(folder: Path) -> Folder:
-    """Raises DatasetError if the folder cannot be read."""
-    found = Folder([], [], [], [])
-    with intact("A dataset's folders must be readable.", folder, "Check their permissions."):
-        entries = sorted(os.scandir(folder), key=attrgetter("name"))
+    """What cannot be used there is a problem once the dataset is opened, not before.
+
+    The folder may belong to a dataset of another kind.
+    """
+    found = Folder([], [], [], [], [])
+    try:
+        with intact("A dataset's folders must be readable.", folder, "Check their permissions."):
+            entries = sorted(os.scandir(folder), key=attrgetter("name"))
+    except DatasetError as problem:
+        return found._replace(problems=[problem])
     for entry in entries:
-        _kind_of(entry, found).append(folder / entry.name)
+        try:
+            _kind_of(entry, found).append(folder / entry.name)
+        except DatasetError as problem:
+            found.problems.append(problem)
     return found
 
 

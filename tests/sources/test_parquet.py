@@ -210,12 +210,12 @@ def test_pictures_in_colour_and_of_other_sizes_follow_the_options(tmp_path: Path
     path = shard(tmp_path / TRAIN, [0, 1], pictures=pictures)
 
     message = refusal(path)
-    assert f"2 x 3 (1 times, as {TRAIN}, row 0), 4 x 6 (1 times, as {TRAIN}, row 1)" in message
+    assert f"2 x 3 (1 picture, as {TRAIN}, row 0), 4 x 6 (1 picture, as {TRAIN}, row 1)" in message
     assert read(path, image_size=(2, 3)).shape == (2, 2, 3, 3)
     assert read(path, image_size=(2, 3), grayscale=True).shape == (2, 2, 3)
     assert opened(path, image_size=(2, 3)).notes[1:] == (
-        "1 pictures resized to 2 x 3, bilinear, proportions not kept",
-        "1 grey pictures beside those in colour: three equal channels",
+        "1 picture resized to 2 x 3, bilinear, proportions not kept",
+        "1 grey picture beside those in colour: three equal channels",
     )
 
 

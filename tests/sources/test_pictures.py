@@ -297,6 +297,14 @@ def test_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     assert f"a link to nothing, or a device (in {tmp_path}/a/2.png)" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", [b"\xff", b"docs/\xff", b"docs/1.tif"])
+def test_odd_folders_of_another_dataset_are_none(tmp_path: Path, name: bytes) -> None:
+    """They are in the way of no other reader."""
+    os.makedirs(os.fsencode(tmp_path) + b"/" + name)  # noqa: PTH103 - pathlib has no bytes
+
+    assert picture_files(tmp_path) == []
+
+
 def test_name_that_is_no_text_is_refused_in_letters_that_can_be_shown(tmp_path: Path) -> None:
     place(tmp_path, "a/1.png")
     os.mkdir(os.fsencode(tmp_path) + b"/\xff")  # noqa: PTH102 - pathlib has no bytes
@@ -339,33 +347,33 @@ def png(size: tuple[int, int], depth: int, kind: int, rows: bytes, *more: bytes)
 
 GREY_CASES = {
     "8 bits": (png((2, 1), 8, 0, b"\0\x01\xfe"), [1, 254], None),
-    "1 bit": (png((2, 1), 1, 0, b"\0\x40"), [0, 255], "1 pictures of 1 bit: 0 and 255"),
+    "1 bit": (png((2, 1), 1, 0, b"\0\x40"), [0, 255], "1 picture of 1 bit: 0 and 255"),
     "2 bits": (png((2, 1), 2, 0, b"\0\x90"), [170, 85], None),
     "4 bits": (png((2, 1), 4, 0, b"\0\x1f"), [17, 255], None),
     "16 bits": (
         png((2, 1), 16, 0, b"\0\x01\xff\xff\x00"),
         [1, 255],
-        "1 pictures of 16 bits: the upper 8 are taken",
+        "1 picture of 16 bits: the upper 8 are taken",
     ),
     "alpha": (  # black at half, none and full strength: on white
         png((3, 1), 8, 4, b"\0\0\x80\0\0\0\xff"),
         [127, 255, 0],
-        "1 pictures with transparency or an alpha channel: laid on white",
+        "1 picture with transparency or an alpha channel: laid on white",
     ),
     "16 bits, alpha": (
         png((2, 1), 16, 4, b"\0\x40\0\xff\xff\x40\0\0\0"),
         [64, 255],
-        "1 pictures of 16 bits: the upper 8 are taken",
+        "1 picture of 16 bits: the upper 8 are taken",
     ),
     "transparent grey": (
         png((2, 1), 8, 0, b"\0\x07\x09", chunk(b"tRNS", b"\0\x07")),
         [255, 9],
-        "1 pictures with transparency or an alpha channel: laid on white",
+        "1 picture with transparency or an alpha channel: laid on white",
     ),
     "grey palette": (
         png((2, 1), 8, 3, b"\0\x01\0", chunk(b"PLTE", bytes([50] * 3 + [90] * 3))),
         [90, 50],
-        "1 pictures with a palette: its colours are taken",
+        "1 picture with a palette: its colours are taken",
     ),
 }
 
@@ -409,7 +417,7 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     write(tmp_path, encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100))
 
     assert images(tmp_path)[0, 0, 0].tolist() == [255, 0, 0]
-    assert "1 pictures in CMYK: converted to RGB" in opened(tmp_path).notes
+    assert "1 picture in CMYK: converted to RGB" in opened(tmp_path).notes
     assert np.unique(images(tmp_path, grayscale=True)).tolist() == [76]  # 0.299 x 255
 
 
@@ -422,7 +430,7 @@ def test_one_picture_in_colour_makes_all_of_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack([RAMP] * 3, axis=2), found[0])
     np.testing.assert_array_equal(COLOUR, found[1])
     assert opened(tmp_path).notes[1] == (
-        "1 grey pictures beside those in colour: three equal channels"
+        "1 grey picture beside those in colour: three equal channels"
     )
 
 
@@ -442,7 +450,7 @@ def test_grayscale_makes_all_grey_by_their_luma(tmp_path: Path) -> None:
 
     assert found.tolist() == [[[76, 150, 29]], [[9, 9, 9]]]  # 0.299, 0.587, 0.114 of 255
     assert opened(tmp_path, grayscale=True).notes[1] == (
-        "1 pictures in colour: made grey (ITU-R BT.601 luma)"
+        "1 picture in colour: made grey (ITU-R BT.601 luma)"
     )
 
 
@@ -472,7 +480,7 @@ def test_picture_is_turned_upright(
 
     assert found.shape == upright.shape
     np.testing.assert_allclose(found.astype(int), upright, atol=3 if kind == "JPEG" else 0)
-    turned = ("1 pictures turned upright, as their EXIF data say",)
+    turned = ("1 picture turned upright, as the EXIF data say",)
     assert opened(tmp_path).notes[1:] == (() if orientation == 1 else turned)
 
 
@@ -511,8 +519,9 @@ def test_sizes_that_differ_are_one_error_that_counts_them(tmp_path: Path) -> Non
 
     assert message == (
         "All pictures must have the same size, in rows x columns. Received: "
-        f"28 x 28 (3 times, as {tmp_path}/a/0.png), 28 x 30 (2 times, as {tmp_path}/a/3.png), "
-        f"31 x 31 (1 times, as {tmp_path}/a/5.png), 32 x 32 (1 times, as {tmp_path}/a/6.png), "
+        f"28 x 28 (3 pictures, as {tmp_path}/a/0.png), "
+        f"28 x 30 (2 pictures, as {tmp_path}/a/3.png), "
+        f"31 x 31 (1 picture, as {tmp_path}/a/5.png), 32 x 32 (1 picture, as {tmp_path}/a/6.png), "
         "and 2 other sizes. Say to which size all are brought, as in --image-size 28x28."
     )
 
@@ -521,7 +530,7 @@ def test_sizes_that_differ_between_splits_are_refused(tmp_path: Path) -> None:
     place(tmp_path, "train/a/1.png")
     place(tmp_path, "test/a/1.png", picture=Image.new("L", (5, 5)))
 
-    assert "3 x 4 (1 times" in refusal(tmp_path)
+    assert "3 x 4 (1 picture" in refusal(tmp_path)
 
 
 def test_image_size_is_what_all_are_brought_to(tmp_path: Path) -> None:
@@ -536,7 +545,7 @@ def test_image_size_is_what_all_are_brought_to(tmp_path: Path) -> None:
     by_pillow = Image.fromarray(large).resize((4, 3), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(by_pillow, reduced)
     assert dataset.streams["x_train"].shape == (2, 3, 4)
-    assert dataset.notes[1] == "1 pictures resized to 3 x 4, bilinear, proportions not kept"
+    assert dataset.notes[1] == "1 picture resized to 3 x 4, bilinear, proportions not kept"
 
 
 def test_image_size_applies_to_colour_and_palettes(tmp_path: Path) -> None:
