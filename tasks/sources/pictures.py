@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
-from itertools import pairwise, permutations
+from itertools import groupby, pairwise, permutations
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -134,9 +134,9 @@ def _splits_of(files: Sequence[Path]) -> tuple[Path, dict[str, Classes]]:
     A single folder of class folders is the training images, whatever its name.
     """
     splits: dict[Path, Classes] = {}
-    for path in files:
-        classes = splits.setdefault(path.parents[1], {})
-        classes.setdefault(_class_name(path.parent), []).append(path)
+    for folder, paths in groupby(files, key=attrgetter("parent")):
+        classes = splits.setdefault(folder.parent, {})
+        classes.setdefault(_class_name(folder), []).extend(paths)
     if len(splits) == 1:
         return next(iter(splits)), {"train": next(iter(splits.values()))}
     return files[0].parents[2], {SPLIT_FOLDERS[f.name.lower()]: c for f, c in splits.items()}
