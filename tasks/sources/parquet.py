@@ -1,0 +1,326 @@
+"""Datasets in Parquet, as Hugging Face keeps them.
+
+    mnist/train-00000-of-00002.parquet    or in data/, or mnist/train/0000.parquet
+    mnist/train-00001-of-00002.parquet
+    mnist/test-00000-of-00001.parquet     also validation-…, valid-…, val-…
+    one.parquet                           training images only
+
+    image   struct<bytes: binary, path: string>, or binary: an encoded picture (also `img`)
+    label   an integer, or a name (also `fine_label`)
+
+The names of the classes are in the schema's metadata, under the key `huggingface`. What becomes of
+palettes, 16 bits, alpha, CMYK, 1 bit and EXIF orientations: see decoding.py. Needs PyArrow, which
+comes with the extra `parquet` and is imported only to read such files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks import IMPORTS
+from tasks.errors import DatasetError
+from tasks.sources.examples import LONGEST_LABEL, LabelStream, Picture
+from tasks.sources.stream import AGAIN, OpenedDataset, Stream, intact
+
+SPLIT_NAMES = {  # what the names of files and folders start with
+    "train": re.compile(r"train(ing)?(?![a-z])", re.IGNORECASE),
+    "validation": re.compile(r"val(id|idation)?(?![a-z])", re.IGNORECASE),
+    "test": re.compile(r"test(ing)?(?![a-z])", re.IGNORECASE),
+}
+SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(-[0-9a-f]+)?\.parquet", re.IGNORECASE)
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "fine_label")
+SHOWN = 2  # names of files in one message
+BATCH = 128  # images that are taken out of a file at a time
+LARGEST_LABEL = 1 << 63
+WHOLE = "A Parquet file must be whole."
+ENCODED = "Images in Parquet are encoded pictures: bytes, or structs of bytes and path."
+SAVE_AGAIN = "Save it with the library datasets, whose type Image does that."
+INSTALL = "Install PyArrow, with this project's extra: pip install 'mnist-pipeline[parquet]'."
+
+
+class Shard(NamedTuple):
+    """One file: which of its columns are meant, and how many rows it has."""
+
+    path: Path
+    image: str
+    label: str
+    rows: int
+
+
+def parquet_files(place: Path) -> list[Path]:
+    """A Parquet file, or the shards of a folder, in order; empty: it is none.
+
+    Raises DatasetError if a shard is missing, or there are splits but none for training.
+    """
+    if place.is_file():
+        return [place] if place.suffix.lower() == ".parquet" else []
+    paths = _files_in(place) or _files_in(place / "data") or _files_in_splits(place)
+    splits = {split: [p for p in paths if _split_of(p) == split] for split in SPLIT_NAMES}
+    found = [path for shards in splits.values() for path in shards]
+    if found and not splits["train"]:
+        raise DatasetError(
+            "A Parquet dataset has files for training: train-….parquet.",
+            received=_some(found),
+            where=place,
+            advice="Add them, or pass the one file whose images you want to train on.",
+        )
+    _check_shards(found)
+    return found
+
+
+def open_parquet(
+    files: Sequence[Path],
+    *,
+    image_size: tuple[int, int] | None = None,
+    grayscale: bool = False,
+) -> OpenedDataset:
+    """Read labels, and each picture's header; x_… are (image, row, column[, channel]) uint8.
+
+    y_… are (image,) int64 or text. The options are those of `open_pictures`. Raises DatasetError
+    if PyArrow is missing, a column is, or a file or a picture is damaged.
+    """
+    with IMPORTS:
+        _check_installed()
+        from tasks.sources.decoding import PictureStream, survey
+
+    splits: dict[str, list[Shard]] = {}
+    for path in files:
+        split = (_split_of(path) if len(files) > 1 else None) or "train"
+        splits.setdefault(split, []).append(_opened(path))
+    found = survey(p for s in splits.values() for piece in _pieces(s, BATCH) for p in piece)
+    shape = found.shape(image_size, grayscale=grayscale)
+    names = _common_names([shard for shards in splits.values() for shard in shards])
+    streams: dict[str, Stream] = {}
+    for split, shards in splits.items():
+        where, images = _some([s.path for s in shards]), sum(shard.rows for shard in shards)
+        pieces = partial(_pieces, shards)
+        resize = image_size is not None
+        streams[f"x_{split}"] = PictureStream(where, (images, *shape), resize, pieces)
+        streams[f"y_{split}"] = LabelStream(where, _labels(shards, names))
+    notes = (_recognised(splits, names), *found.notes(shape))
+    return OpenedDataset(streams, notes, names)
+
+
+def _check_installed() -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401 - a third of a second
+    except ImportError as error:
+        rule = "PyArrow reads Parquet files, and is not installed."
+        raise DatasetError(rule, advice=INSTALL) from error
+
+
+def _recognised(splits: Mapping[str, Sequence[Shard]], names: Mapping[int, str] | None) -> str:
+    first = splits["train"][0]
+    files = ", ".join(f"{len(shards)} for {split}" for split, shards in splits.items())
+    known = "with the names of classes" if names else "which do not name the classes"
+    return f"Parquet: {files}, columns {first.image} and {first.label}, {known}"
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def _files_in(folder: Path) -> list[Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in paths if p.suffix.lower() == ".parquet" and p.is_file())
+
+
+def _files_in_splits(place: Path) -> list[Path]:
+    folders = sorted(place.iterdir()) if place.is_dir() else ()
+    return [path for f in folders if f.is_dir() and _split_of_folder(f) for path in _files_in(f)]
+
+
+def _split_of(path: Path) -> str | None:
+    """What the file's name starts with, or else its folder's is."""
+    return _split_in(path.name) or _split_of_folder(path.parent)
+
+
+def _split_of_folder(folder: Path) -> str | None:
+    return _split_in(folder.name) if folder.name.isalpha() else None
+
+
+def _split_in(name: str) -> str | None:
+    return next((split for split, start in SPLIT_NAMES.items() if start.match(name)), None)
+
+
+def _check_shards(paths: Sequence[Path]) -> None:
+    """Raise DatasetError if one of those that a name counts is not there."""
+    there: dict[tuple[Path, str, int], set[int]] = {}
+    for path in paths:
+        if shard := SHARD.fullmatch(path.name):
+            key = path.parent, shard[1], int(shard[3])
+            there.setdefault(key, set()).add(int(shard[2]))
+    for (folder, name, count), numbers in there.items():
+        if len(numbers) < count:
+            missing = next(number for number in range(count) if number not in numbers)
+            raise DatasetError(
+                "Each shard of a Parquet dataset must be there.",
+                received=f"{len(numbers)} of {count} for {name}, number {missing} is missing",
+                where=folder,
+                advice="Download it, too.",
+            )
+
+
+def _some(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:SHOWN]) + (", …" if paths[SHOWN:] else "")
+
+
+def _opened(path: Path) -> Shard:
+    """Check a file's columns. Raises DatasetError."""
+    schema, rows = _schema(path)
+    image, label = (_column(schema, names, path) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
+    _check_types(schema, image, label, path)
+    if not 0 < rows <= path.stat().st_size:  # a picture has a byte at least
+        raise DatasetError(
+            "A Parquet dataset has images, and not more than bytes.",
+            received=f"{rows:,} rows",
+            where=path.name,
+            advice=AGAIN,
+        )
+    return Shard(path, image, label, rows)
+
+
+def _schema(path: Path) -> tuple[Any, int]:
+    import pyarrow.parquet as pq
+
+    with intact(WHOLE, path.name, AGAIN), pq.ParquetFile(path) as file:
+        return file.schema_arrow, file.metadata.num_rows
+
+
+def _column(schema: Any, names: Sequence[str], path: Path) -> str:
+    if found := [name for name in names if name in schema.names]:
+        return found[0]
+    raise DatasetError(
+        f"A Parquet dataset has a column {' or '.join(names)}.",
+        received=", ".join(schema.names) or "no columns",
+        where=path.name,
+        advice="Rename the column that is meant.",
+    )
+
+
+def _check_types(schema: Any, image: str, label: str, path: Path) -> None:
+    import pyarrow.types as pt
+
+    kind = schema.field(image).type
+    if pt.is_struct(kind):
+        kind = next((part.type for part in kind if part.name == "bytes"), kind)
+    if not (pt.is_binary(kind) or pt.is_large_binary(kind)):
+        raise DatasetError(
+            ENCODED,
+            received=f"column {image} of {str(schema.field(image).type)[:60]}",
+            where=path.name,
+            advice=SAVE_AGAIN,
+        )
+    kind = schema.field(label).type
+    if not (pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind)):
+        raise DatasetError(
+            "Labels in Parquet are integers or names.",
+            received=f"column {label} of {str(kind)[:60]}",
+            where=path.name,
+            advice="Save one label an image, as the type ClassLabel of the library datasets does.",
+        )
+
+
+# --- columns ---------------------------------------------------------------------------------
+
+
+def _batches(shard: Shard, column: str, rows: int) -> Iterator[tuple[int, Any]]:
+    """A column, piece by piece, each with the number of its first row. Raises DatasetError.
+
+    In memory is a piece and a page of the file, which is a megabyte, or a group of rows.
+    """
+    import pyarrow.parquet as pq
+
+    start = 0
+    with (
+        intact(WHOLE, shard.path.name, AGAIN),
+        pq.ParquetFile(shard.path, pre_buffer=False, buffer_size=1 << 20) as file,
+    ):
+        for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+            yield start, batch.column(0)
+            start += len(batch)
+        if start != shard.rows:
+            raise ValueError(f"{start:,} rows, where its footer says {shard.rows:,}")
+
+
+def _pieces(shards: Sequence[Shard], most: int) -> Iterator[list[Picture]]:
+    for shard in shards:
+        for start, column in _batches(shard, shard.image, min(most, BATCH)):
+            encoded = column.field("bytes") if hasattr(column, "field") else column
+            yield [
+                Picture(where, partial(BytesIO, _bytes(value, where)))
+                for row, value in enumerate(encoded, start)
+                for where in [f"{shard.path.name}, row {row}"]
+            ]
+
+
+def _bytes(value: Any, where: str) -> bytes:
+    if value.is_valid:
+        return bytes(value.as_py())
+    raise DatasetError(ENCODED, received="no bytes", where=where, advice=SAVE_AGAIN)
+
+
+def _labels(shards: Sequence[Shard], names: Mapping[int, str] | None) -> np.ndarray:
+    parts = [
+        _checked(column, start, shard, names)
+        for shard in shards
+        for start, column in _batches(shard, shard.label, 1 << 16)
+    ]
+    return np.concatenate(parts)
+
+
+def _checked(column: Any, start: int, shard: Shard, names: Mapping[int, str] | None) -> np.ndarray:
+    """The labels of a piece. Raises DatasetError for one that is missing, hidden or unnamed."""
+    import pyarrow.types as pt
+
+    labels = np.array(column.to_pylist(), object)
+    wrong = np.array([not _is_label(label, names) for label in labels], np.bool_)
+    if not wrong.any():
+        return labels.astype(np.int64 if pt.is_integer(column.type) else np.str_)
+    row = int(np.argmax(wrong))
+    raise DatasetError(
+        "A label names a class.",
+        received=repr(labels[row])[:LONGEST_LABEL],
+        where=f"{shard.path.name}, row {start + row}, column {shard.label}",
+        advice="Labels of -1, or none, are hidden from who takes part in a competition: nothing "
+        "can be learned from such a file, or measured on it. Take it away.",
+    )
+
+
+def _is_label(label: Any, names: Mapping[int, str] | None) -> bool:
+    if names:
+        return label in names
+    if isinstance(label, str):
+        return 0 < len(label) <= LONGEST_LABEL
+    return label is not None and abs(label) < LARGEST_LABEL
+
+
+def _common_names(shards: Sequence[Shard]) -> dict[int, str] | None:
+    names = _names(shards[0].path, shards[0].label)
+    if other := [s.path for s in shards if _names(s.path, s.label) != names]:
+        raise DatasetError(
+            "All files of a Parquet dataset must name the same classes in the same order.",
+            received=f"others in {_some(other)} than in {shards[0].path.name}",
+            where=shards[0].path.parent,
+            advice="Save them together, from one DatasetDict.",
+        )
+    return names
+
+
+def _names(path: Path, label: str) -> dict[int, str] | None:
+    """The names of the classes as the library datasets notes them; None: there are none."""
+    metadata = _schema(path)[0].metadata or {}
+    with suppress(ValueError, KeyError, TypeError):  # somebody else's notes, or none
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return dict(enumerate(names)) or None
+    return None
