@@ -47,7 +47,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
     """
     plan, rules = settings.plan, settings.rules(dataset_name(settings.dataset))
     with stored_run(settings) as store:
-        raw = load(fetch(settings.dataset, settings.name, store), store)
+        raw = load(fetch(settings.dataset, settings.name, store), store, settings.reading)
         preprocessing = preprocess.submit(raw, store)  # beside validation, training after both
         with refusal_reported(settings, plan, store):
             checked = validate(raw, rules, store)

@@ -10,31 +10,28 @@ from prefect import get_run_logger
 from tasks.cache.blobs import Store
 from tasks.errors import DatasetError
 from tasks.orchestration.stage import stage
-from tasks.records import ARRAY_NAMES, DatasetRef, DatasetSource
+from tasks.records import ARRAY_NAMES, AS_IT_IS, DatasetRef, DatasetSource, Reading
 from tasks.sources.catalogue import check_unchanged, open_dataset
-from tasks.sources.labels import read_labels
+from tasks.sources.labels import Labels, read_labels
 from tasks.sources.pixels import grey_images
-from tasks.sources.stream import Stream
+from tasks.sources.splits import Selected, draw_test_split, require_splits
+from tasks.sources.stream import OpenedDataset, Stream
 
 
 @stage()
-def load(source: DatasetSource, store: Store) -> DatasetRef:
+def load(source: DatasetSource, store: Store, reading: Reading = AS_IT_IS) -> DatasetRef:
     """Read a dataset into the store: images (image, row, column), labels (image,), both uint8.
 
     Height, width and the classes with their names come from the data; what is done to pixels
     and labels is logged. Raises DatasetError with the rule that the files break.
     """
     log = get_run_logger()
-    opened = open_dataset(source)
+    opened = open_dataset(source, reading)
     for note in opened.notes:
         log.info("%s", note)
-    streams = _of_both_splits(opened.streams, source)
     if unused := opened.streams.keys() - set(ARRAY_NAMES):
         log.info("not used: %s", ", ".join(sorted(unused)))
-    x, y = ({name: streams[name] for name in ARRAY_NAMES if name[0] == axis} for axis in "xy")
-    images = grey_images(x, log.info, log.warning)
-    _check_sizes(images, y)
-    labels, class_names = read_labels(y, opened.names, log.info)
+    images, labels, class_names = _read(opened, source, reading)
     arrays = {n: store.put_rows(np.uint8, s.shape, s.rows()) for n, s in images.items()}
     arrays |= {name: store.put_array(values) for name, values in labels.items()}
     check_unchanged(source)
@@ -43,19 +40,34 @@ def load(source: DatasetSource, store: Store) -> DatasetRef:
         "%s: %d training and %d test images of %d x %d pixels, %d classes",
         *(source.name, count, arrays["x_test"].shape[0], height, width, len(class_names)),
     )
-    size = {"height": height, "width": width}
-    return DatasetRef(name=source.name, class_names=class_names, **size, **arrays)
+    return DatasetRef(
+        name=source.name,
+        class_names=class_names,
+        height=height,
+        width=width,
+        test_fraction=reading.test_fraction,
+        **arrays,
+    )
 
 
-def _of_both_splits(streams: Mapping[str, Stream], source: DatasetSource) -> dict[str, Stream]:
-    if missing := [name for name in ARRAY_NAMES if name not in streams]:
-        raise DatasetError(
-            "A dataset must have training and test images with their labels.",
-            received=f"no {', '.join(missing)}",
-            where=source.files[0].path if len(source.files) == 1 else source.files[0].path.parent,
-            advice="Keep some of the images apart as the test split.",
-        )
-    return {name: streams[name] for name in ARRAY_NAMES}
+def _read(
+    opened: OpenedDataset, source: DatasetSource, reading: Reading
+) -> tuple[dict[str, Stream], dict[str, Labels], tuple[str, ...]]:
+    """The images of both splits, their labels, and the classes' names."""
+    log, where = get_run_logger(), source.files[0].path
+    require_splits(opened.streams, reading, where if len(source.files) == 1 else where.parent)
+    used = {name: opened.streams[name] for name in ARRAY_NAMES if name in opened.streams}
+    x, y = ({name: used[name] for name in used if name[0] == axis} for axis in "xy")
+    images = grey_images(x, log.info, log.warning)
+    _check_sizes(images, y)
+    labels, class_names = read_labels(y, opened.names, log.info)
+    if reading.test_fraction is not None:
+        seed, (all_images,), (all_labels,) = reading.seed or 0, images.values(), labels.values()
+        chosen = draw_test_split(all_labels, reading.test_fraction, seed)
+        log.info("test split: %g of each class, drawn from seed %d", reading.test_fraction, seed)
+        images = {"x_train": Selected(all_images, ~chosen), "x_test": Selected(all_images, chosen)}
+        labels = {"y_train": all_labels[~chosen], "y_test": all_labels[chosen]}
+    return images, labels, class_names
 
 
 def _check_sizes(images: Mapping[str, Stream], labels: Mapping[str, Stream]) -> None:
@@ -67,11 +79,12 @@ def _check_sizes(images: Mapping[str, Stream], labels: Mapping[str, Stream]) -> 
                 where=f"{x.where} and {y.where}",
                 advice="Take both from the same release of the dataset.",
             )
-    train, test = images.values()
-    if train.shape[1:] != test.shape[1:]:
-        raise DatasetError(
-            "Training and test images must have the same height and width.",
-            received=f"{train.shape[1:]} and {test.shape[1:]}",
-            where=f"{train.where} and {test.where}",
-            advice="Rescale one of them.",
-        )
+    train, *others = images.values()
+    for other in others:
+        if train.shape[1:] != other.shape[1:]:
+            raise DatasetError(
+                "Training and test images must have the same height and width.",
+                received=f"{train.shape[1:]} and {other.shape[1:]}",
+                where=f"{train.where} and {other.where}",
+                advice="Rescale one of them.",
+            )

@@ -83,6 +83,23 @@ class DatasetSource(Record):
     files: tuple[SourceFile, ...]
 
 
+class Reading(Record):
+    """How a dataset is read, as far as that is a choice.
+
+    `image_size` (rows, columns) is what pictures are brought to; None if they have one size.
+    `test_fraction` of each class, drawn from `seed`, becomes the test split of a dataset that has
+    none.
+    """
+
+    image_size: tuple[int, int] | None = None
+    grayscale: bool = False
+    test_fraction: float | None = None
+    seed: int | None = None  # None unless something is drawn
+
+
+AS_IT_IS = Reading()
+
+
 class DatasetRef(Record):
     """Four arrays and what they depict.
 
@@ -98,6 +115,7 @@ class DatasetRef(Record):
     height: int
     width: int
     class_names: tuple[str, ...]  # by label
+    test_fraction: float | None = None  # of each class, if the test split was cut off here
 
     @property
     def classes(self) -> int:

@@ -23,6 +23,7 @@ from tasks.records import (
     ChosenSeverity,
     ModelName,
     OptimizerName,
+    Reading,
     Recipe,
     ScheduleName,
     TrainingPlan,
@@ -71,7 +72,10 @@ Severities = Annotated[
         "or off"
     ),
 ]
-BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength"}
+BOUNDS = {
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    *("minLength", "maxLength", "pattern"),
+}
 IN_WORDS = {"ge": "", "gt": "more than ", "le": "to ", "lt": "to less than "}
 
 
@@ -129,14 +133,27 @@ class RunSettings(BaseModel):
     dataset: str = Field(
         default="mnist",
         min_length=1,
-        description="mnist, fashion_mnist, kmnist, or the place of your own: a folder or zip of "
-        "IDX files, an .npz file, or a folder of .npz files",
+        description="mnist, fashion_mnist, kmnist, or the place of your own: pictures in "
+        "class folders, IDX files, .npz, CSV or Parquet",
     )
     name: str | None = Field(
         default=None,
         min_length=1,
         max_length=100,
         description="what the dataset is called in names and histories; its path says, unless set",
+    )
+    image_size: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}$",
+        description="ROWSxCOLUMNS that pictures are brought to, as 28x28; needed if they differ",
+    )
+    grayscale: bool = Field(default=False, description="read pictures in colour as grey")
+    test_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="of each class, more than 0 to less than 1, becomes the test split of a "
+        "dataset that has none; drawn from the seed",
     )
     model: ModelName = Field(
         default="mlp",
@@ -202,6 +219,17 @@ class RunSettings(BaseModel):
         title="Model folder",
         description="where models and reports go; the user's data folder unless set",
     )
+
+    @property
+    def reading(self) -> Reading:
+        """How the dataset is read."""
+        rows, _, columns = (self.image_size or "").partition("x")
+        return Reading(
+            image_size=(int(rows), int(columns)) if self.image_size else None,
+            grayscale=self.grayscale,
+            test_fraction=self.test_fraction,
+            seed=self.seed if self.test_fraction else None,
+        )
 
     @property
     def cache_root(self) -> Path:

@@ -19,10 +19,14 @@ from typing import Any, NamedTuple
 
 from tasks.cache.blobs import sha256_of_file
 from tasks.errors import DatasetError
-from tasks.records import DatasetSource, SourceFile
+from tasks.records import AS_IT_IS, DatasetSource, Reading, SourceFile
 from tasks.sources.idx import idx_files, open_idx_files
 from tasks.sources.npz import npz_files, npz_folder_files, open_npz, open_npz_folder
+from tasks.sources.parquet import open_parquet, parquet_files
+from tasks.sources.pictures import open_pictures, picture_files
+from tasks.sources.refused import open_refused, refused_files
 from tasks.sources.stream import OpenedDataset, intact
+from tasks.sources.tables import open_tables, table_files
 
 FOLDER = Path(__file__).parent
 EMBEDDED_MNIST = FOLDER / "mnist.npz"
@@ -40,6 +44,21 @@ LOGGER = logging.getLogger(__name__)
 Note = Callable[[str], object]  # is told of each attempt to download a file
 
 
+Open = Callable[[list[Path], Reading], OpenedDataset]
+
+
+def _as_it_is(opened: Callable[[list[Path]], OpenedDataset]) -> Open:
+    """For files that say how they are to be read."""
+    return lambda files, _: opened(files)
+
+
+def _as_pictures(opened: Callable[..., OpenedDataset]) -> Open:
+    """For pictures, which may be brought to one size and to grey."""
+    return lambda files, reading: opened(
+        files, image_size=reading.image_size, grayscale=reading.grayscale
+    )
+
+
 class Format(NamedTuple):
     """A kind of dataset.
 
@@ -50,16 +69,21 @@ class Format(NamedTuple):
 
     description: str
     files: Callable[[Path], list[Path]]
-    open: Callable[[list[Path]], OpenedDataset]
+    open: Open
 
 
 FORMATS = {
-    "idx": Format("a folder or zip of IDX files", idx_files, open_idx_files),
-    "npz": Format("an .npz file", npz_files, open_npz),
+    "idx": Format("a folder or zip of IDX files", idx_files, _as_it_is(open_idx_files)),
+    "npz": Format("an .npz file", npz_files, _as_it_is(open_npz)),
     "npz-folder": Format(
-        "a folder of .npz files, one for each array", npz_folder_files, open_npz_folder
+        "a folder of .npz files, one for each array", npz_folder_files, _as_it_is(open_npz_folder)
     ),
+    "pictures": Format("pictures in class folders", picture_files, _as_pictures(open_pictures)),
+    "table": Format("CSV tables", table_files, _as_it_is(open_tables)),
+    "parquet": Format("Parquet files", parquet_files, _as_pictures(open_parquet)),
 }
+# What may lie where a dataset is expected, and is told why it is not read.
+REFUSED = Format("a file that is not read", refused_files, _as_it_is(open_refused))
 
 
 def find_dataset(
@@ -83,13 +107,13 @@ def find_dataset(
     return DatasetSource(name=dataset_name(dataset, name), kind=kind, files=files)
 
 
-def open_dataset(source: DatasetSource) -> OpenedDataset:
+def open_dataset(source: DatasetSource, reading: Reading = AS_IT_IS) -> OpenedDataset:
     """The arrays of a dataset, declared sizes checked, nothing read yet.
 
     Raises DatasetError when a file has changed, and as the functions in FORMATS do.
     """
     check_unchanged(source)
-    return FORMATS[source.kind].open([file.path for file in source.files])
+    return FORMATS[source.kind].open([file.path for file in source.files], reading)
 
 
 def check_unchanged(source: DatasetSource) -> None:
@@ -161,6 +185,8 @@ def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]
         raise DatasetError(rule, received=received, where="--dataset", advice=advice) from error
     if len(found) == 1:
         return next(iter(found.items()))
+    if refused := REFUSED.files(place) if not found else []:
+        REFUSED.open(refused, AS_IT_IS)
     if found:
         rule = "The files at a place must be one dataset."
         there = " and also ".join(FORMATS[kind].description for kind in found)
