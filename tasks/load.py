@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,17 +14,17 @@ from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, AS_IT_IS, DatasetRef, DatasetSource, Reading
 from tasks.sources.catalogue import check_unchanged, open_dataset
 from tasks.sources.labels import Labels, read_labels
-from tasks.sources.pixels import grey_images
+from tasks.sources.pixels import read_images
 from tasks.sources.splits import Selected, draw_test_split, require_splits
 from tasks.sources.stream import OpenedDataset, Stream
 
 
 @stage()
 def load(source: DatasetSource, store: Store, reading: Reading = AS_IT_IS) -> DatasetRef:
-    """Read a dataset into the store: images (image, row, column), labels (image,), both uint8.
+    """Read a dataset into the store: images (image, row, column[, channel]), labels (image,).
 
-    Height, width and the classes with their names come from the data; what is done to pixels
-    and labels is logged. Raises DatasetError with the rule that the files break.
+    Both are uint8. Height, width and the classes with their names come from the data; what is
+    done to pixels and labels is logged. Raises DatasetError with the rule that the files break.
     """
     log = get_run_logger()
     opened = open_dataset(source, reading)
@@ -35,16 +36,18 @@ def load(source: DatasetSource, store: Store, reading: Reading = AS_IT_IS) -> Da
     arrays = {n: store.put_rows(np.uint8, s.shape, s.rows()) for n, s in images.items()}
     arrays |= {name: store.put_array(values) for name, values in labels.items()}
     check_unchanged(source)
-    count, height, width = arrays["x_train"].shape
+    count, height, width, *channels = arrays["x_train"].shape
     log.info(
-        "%s: %d training and %d test images of %d x %d pixels, %d classes",
-        *(source.name, count, arrays["x_test"].shape[0], height, width, len(class_names)),
+        "%s: %d training and %d test images of %d x %d pixels%s, %d classes",
+        *(source.name, count, arrays["x_test"].shape[0], height, width),
+        *(" in colour" if channels else "", len(class_names)),
     )
     return DatasetRef(
         name=source.name,
         class_names=class_names,
         height=height,
         width=width,
+        channels=3 if channels else 1,
         test_fraction=reading.test_fraction,
         **arrays,
     )
@@ -54,11 +57,11 @@ def _read(
     opened: OpenedDataset, source: DatasetSource, reading: Reading
 ) -> tuple[dict[str, Stream], dict[str, Labels], tuple[str, ...]]:
     """The images of both splits, their labels, and the classes' names."""
-    log, where = get_run_logger(), source.files[0].path
-    require_splits(opened.streams, reading, where if len(source.files) == 1 else where.parent)
+    log, place = get_run_logger(), os.path.commonpath([file.path for file in source.files])
+    require_splits(opened.streams, reading, place)
     used = {name: opened.streams[name] for name in ARRAY_NAMES if name in opened.streams}
     x, y = ({name: used[name] for name in used if name[0] == axis} for axis in "xy")
-    images = grey_images(x, log.info, log.warning)
+    images = read_images(x, log.info, log.warning, grayscale=reading.grayscale)
     _check_sizes(images, y)
     labels, class_names = read_labels(y, opened.names, log.info)
     if reading.test_fraction is not None:
@@ -83,8 +86,8 @@ def _check_sizes(images: Mapping[str, Stream], labels: Mapping[str, Stream]) -> 
     for other in others:
         if train.shape[1:] != other.shape[1:]:
             raise DatasetError(
-                "Training and test images must have the same height and width.",
+                "Training and test images must have the same height, width and channels.",
                 received=f"{train.shape[1:]} and {other.shape[1:]}",
                 where=f"{train.where} and {other.where}",
-                advice="Rescale one of them.",
+                advice="Rescale or convert one of them.",
             )

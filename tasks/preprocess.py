@@ -22,7 +22,7 @@ INK = np.float32(255)
 def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     """Scale pixels to [0, 1] and one-hot the labels.
 
-    Images: (image, row, column) uint8, 0 = background … 255 = ink
+    Images: (image, row, column[, channel]) uint8, 0 = background … 255 = ink
     becomes (image, pixel) float32 in [0, 1]; labels (image,) uint8
     become (image, class) float32.
 
@@ -32,7 +32,7 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
         from tasks.validation.contracts import ready_arrays
         from tasks.validation.rules import check, require_passed
 
-    pixels, label_row = raw.height * raw.width, partial(one_hot, classes=raw.classes)
+    pixels, label_row = raw.pixels, partial(one_hot, classes=raw.classes)
     converted = {}
     for split in SPLITS:
         images, labels = (store.open_array(getattr(raw, f"{axis}_{split}")) for axis in "xy")
@@ -46,7 +46,9 @@ def preprocess(raw: DatasetRef, store: Store) -> DatasetRef:
     return ready
 
 
-def scale(images: UInt8[np.ndarray, "image row column"]) -> Float32[np.ndarray, "image pixel"]:
+def scale(
+    images: UInt8[np.ndarray, "image row column *channel"],
+) -> Float32[np.ndarray, "image pixel"]:
     """Flatten each image row by row and divide by 255."""
     return images.reshape(len(images), -1).astype(np.float32) / INK
 

@@ -103,7 +103,8 @@ AS_IT_IS = Reading()
 class DatasetRef(Record):
     """Four arrays and what they depict.
 
-    As loaded:       x (image, row, column) uint8 0 … 255, y (image,) uint8 0 … classes - 1.
+    As loaded:       x (image, row, column) uint8 0 … 255, or (image, row, column, channel) of
+                     three channels; y (image,) uint8 0 … classes - 1.
     As preprocessed: x (image, pixel) float32 in [0, 1], y (image, class) float32 one-hot.
     """
 
@@ -115,12 +116,24 @@ class DatasetRef(Record):
     height: int
     width: int
     class_names: tuple[str, ...]  # by label
+    channels: Literal[1, 3] = 1  # grey, or red, green and blue
     test_fraction: float | None = None  # of each class, if the test split was cut off here
 
     @property
     def classes(self) -> int:
         """How many there are."""
         return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(row, column) of a grey image, (row, column, channel) of one in colour."""
+        size = (self.height, self.width)
+        return size if self.channels == 1 else (*size, self.channels)
+
+    @property
+    def pixels(self) -> int:
+        """How many values an image has."""
+        return self.height * self.width * self.channels
 
     @property
     def digest(self) -> str:

@@ -80,8 +80,8 @@ def out_of_fold_probabilities(
             listener().trained(done + epochs_done, FOLDS * plan.epochs)
 
         model = build_model(plan, _part(ready, len(others)))
-        image_shape = (ready.height, ready.width)
-        fit(model, images, one_hot, plan, rows=others, image_shape=image_shape, on_part=show)
+        shape = ready.image_shape
+        fit(model, images, one_hot, plan, rows=others, image_shape=shape, on_part=show)
         probabilities[fold] = predict(model, images, rows=fold)
     return probabilities
 

@@ -44,7 +44,7 @@ def train(ready: DatasetRef, plan: TrainingPlan, store: Store) -> ModelRef:
             store.open_array(ready.x_train),
             store.open_array(ready.y_train),
             plan,
-            image_shape=(ready.height, ready.width),
+            image_shape=ready.image_shape,
             callbacks=[epoch_listener(on_epoch)],
             on_part=on_part,
             initial_epoch=len(training.history),

@@ -84,7 +84,7 @@ def _network(name: str, plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
         hidden = [dense(plan.hidden_units, activation="relu", name="hidden")]
     else:
         hidden = _cnn_layers(plan, dataset)
-    pixels = keras.Input((dataset.height * dataset.width,), name="pixels")
+    pixels = keras.Input((dataset.pixels,), name="pixels")
     probabilities = dense(dataset.classes, activation="softmax", name="probabilities")
     return keras.Sequential([pixels, *hidden, probabilities], name=name)
 
@@ -149,10 +149,9 @@ def _called(
     if not isinstance(model, keras.Model):
         rule = "The function must return a keras.Model."
         raise ModelError(rule, received=type(model).__name__, where=own.place)
-    pixels = dataset.height * dataset.width
-    shape = input_shape(model, pixels)
-    if -1 in shape or math.prod(shape) != pixels:
-        rule = f"The model's input must have the size of an image, {pixels} values in any shape."
+    shape = input_shape(model, dataset.pixels)
+    if -1 in shape or math.prod(shape) != dataset.pixels:
+        rule = f"The model's input must have an image's size, {dataset.pixels} values in any shape."
         raise ModelError(rule, received=f"keras.Input({shape})", where=own.place)
     return model, np.random.default_rng(0).random((2, *shape), np.float32)
 
@@ -167,7 +166,7 @@ def _cnn_layers(plan: TrainingPlan, dataset: DatasetRef) -> list[keras.layers.La
     # Without the border a convolution takes a quarter less time, and MNIST's is empty.
     padding = "valid" if min(height, width) >= CNN_UNPADDED_SIDE else "same"
     return [
-        layers.Reshape((height, width, 1), name="image"),
+        layers.Reshape((height, width, dataset.channels), name="image"),
         layers.Conv2D(32, 5, padding=padding, use_bias=False, name="edges"),
         layers.MaxPooling2D(name="pool_edges"),  # before what follows: a quarter of its work
         *_normalised("edges"),

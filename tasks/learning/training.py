@@ -58,7 +58,7 @@ def fit(
     plan: TrainingPlan,
     *,
     rows: Rows | None = None,
-    image_shape: tuple[int, int] | None = None,
+    image_shape: tuple[int, ...] | None = None,
     validation_data: HeldOut | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     on_part: Callable[[float], None] = lambda _: None,
@@ -73,7 +73,8 @@ def fit(
     `model`: any loss, metrics and optimizer, whose learning rate may be a schedule; takes (batch,
     pixel) or any other shape of as many values. `images` are in [0, 1] and may be memory-mapped,
     as `labels` may. `plan`: epochs, batch size, seed and shifts; the rest of it is the model's.
-    `rows`: the numbers of the images to train on. `image_shape`: rows and columns, for shifts.
+    `rows`: the numbers of the images to train on. `image_shape`: (row, column[, channel]), which
+    shifts need.
     `validation_data` is evaluated after each epoch. `on_part` hears now and then how many epochs
     are done, with a fraction of the current one. `initial_epoch`: epochs done earlier.
     """
@@ -187,7 +188,7 @@ class _Batches(keras.utils.PyDataset):
     rows: Rows
     plan: TrainingPlan
     input_shape: tuple[int, ...]
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -319,15 +320,15 @@ def _program(model: keras.Model, batches: _Batches, through_xla: bool) -> EpochP
 
 @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
 def _moved(images: tf.Tensor, shifts: tf.Tensor, most: int) -> tf.Tensor:
-    """Move each image (image, row, column) down and right; background comes in at the edges.
+    """Move each image (row, column[, channel]) down and right; background comes in at the edges.
 
     One choice for each possible distance: XLA makes a single pass of them, a gather would not.
     """
     for axis in (1, 2):
-        margin, part = [(0, 0)] * 3, [slice(None)] * 3
+        margin, part = [(0, 0)] * images.ndim, [slice(None)] * images.ndim
         margin[axis] = (most, most)
         padded = tf.pad(images, margin)
-        distance = shifts[:, axis - 1][:, tf.newaxis, tf.newaxis]
+        distance = tf.reshape(shifts[:, axis - 1], (-1, *[1] * (images.ndim - 1)))
         for step in range(-most, most + 1):
             part[axis] = slice(most - step, most - step + images.shape[axis])
             images = tf.where(distance == step, padded[tuple(part)], images)

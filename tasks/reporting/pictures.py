@@ -71,7 +71,7 @@ LONGEST_LINE = 18  # of a caption
 COLUMNS = 5  # of a gallery
 CELL_HEIGHT, MARGIN = 1.34, 0.04  # of a gallery's cells, in their width
 
-Picture = UInt8[np.ndarray, "row column"]
+Picture = UInt8[np.ndarray, "row column *channel"]
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts
 
@@ -96,14 +96,12 @@ def caption(first: str, second: str, below: str) -> str:
 
 def samples(by_class: Sequence[Sequence[Picture]], names: Sequence[str]) -> bytes:
     """A row of images for each class; at most 20 classes. `names` are `drawable`, by class."""
-    shown = [
-        [np.pad(_thumbnail(image), 1, constant_values=255) for image in images]
-        for images in by_class[:MOST_ROWS]
-    ]
+    shown = [[_framed(_thumbnail(image)) for image in images] for images in by_class[:MOST_ROWS]]
     blank = np.full_like(next(images[0] for images in shown if images), 255)
-    height, width = blank.shape
+    height, width = blank.shape[:2]
     columns = max(LEAST_COLUMNS, *map(len, shown))
-    sheet = np.block([images + [blank] * (columns - len(images)) for images in shown])
+    rows = [np.hstack([*images, *[blank] * (columns - len(images))]) for images in shown]
+    sheet = np.vstack(rows)
     side = 0.85 * WIDTH / columns * height / width
     figure = _figure(min(side * len(shown), 1.5 * WIDTH) + 0.5)
     axes = figure.add_subplot(frameon=False)
@@ -138,7 +136,9 @@ def preprocessing(raw: Picture, ready: Float32[np.ndarray, " pixel"]) -> bytes:
     panels = figure.add_gridspec(2, 2, width_ratios=[1, 2.1], height_ratios=[1, 1.5])
     left = figure.add_subplot(panels[:, 0])
     left.set_title(f"as loaded: {raw.shape} {raw.dtype}")
-    _scale(left.imshow(raw, vmin=0, vmax=255), left, ticks=[0, 128, 255])
+    image = left.imshow(raw, vmin=0, vmax=255)
+    if raw.ndim == 2:  # noqa: PLR2004 - a scale of greys says nothing of colours
+        _scale(image, left, ticks=[0, 128, 255])
     strip = figure.add_subplot(panels[0, 1])
     extent = (-0.5, len(ready) - 0.5, 0, 1)
     image = strip.imshow(ready[np.newaxis], aspect="auto", vmin=0, vmax=1, extent=extent)
@@ -238,7 +238,7 @@ def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str = "
     axes = figure.add_axes((0, 0, 1, 1))  # one for all: each would cost more than its image
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(number, COLUMNS)
-        height, width = (1 - 2 * MARGIN) * np.array(image.shape) / max(image.shape)
+        height, width = (1 - 2 * MARGIN) * np.array(image.shape[:2]) / max(image.shape[:2])
         left, bottom = column + (1 - width) / 2, CELL_HEIGHT * (rows - row - 1) + MARGIN
         area = (left, left + width, bottom, bottom + height)
         axes.imshow(_thumbnail(image), vmin=0, vmax=255, extent=area)
@@ -301,8 +301,14 @@ def _scale(image: AxesImage, axes: Axes, ticks: Any) -> None:
     bar.outline.set_visible(False)
 
 
-def _thumbnail(image: Picture) -> UInt8[np.ndarray, "fewer_rows fewer_columns"]:
-    step = math.ceil(max(image.shape) / THUMBNAIL_PIXELS)
+def _framed(image: np.ndarray) -> np.ndarray:
+    """In a white frame, one pixel wide."""
+    frame = [(1, 1), (1, 1), (0, 0)][: image.ndim]
+    return np.pad(image, frame, constant_values=255)
+
+
+def _thumbnail(image: Picture) -> UInt8[np.ndarray, "fewer_rows fewer_columns *channel"]:
+    step = math.ceil(max(image.shape[:2]) / THUMBNAIL_PIXELS)
     return image[::step, ::step]
 
 

@@ -1,4 +1,4 @@
-"""Pixels as people store them, to images (image, row, column) uint8, 0 … 255."""
+"""Pixels as people store them, to uint8 images, 0 … 255, grey or in colour."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tasks.sources.stream import Converted, Stream
 UINT8 = np.dtype(np.uint8)
 BRIGHTEST = 255
 COLOURS = 3
+LUMINANCE = np.array([0.299, 0.587, 0.114])
 WHOLE_OR_UNIT = "Pixels must be whole numbers from 0 to 255, or lie in [0, 1]."
 Say = Callable[[str], object]
 
@@ -34,14 +35,21 @@ class _Values(NamedTuple):
         return bool(self.lowest >= 0 and self.highest <= 1)
 
 
-def grey_images(streams: Mapping[str, Stream], note: Say, warn: Say) -> dict[str, Stream]:
-    """The images of each split as (image, row, column) uint8, 0 … 255.
+def read_images(
+    streams: Mapping[str, Stream], note: Say, warn: Say, *, grayscale: bool = False
+) -> dict[str, Stream]:
+    """The images of each split as (image, row, column[, channel]) uint8, 0 … 255.
 
-    A single channel axis is dropped; whole numbers of any dtype are cast; what lies in [0, 1] is
-    multiplied by 255. `note` is told of it, `warn` that pixels are 0 and 1 only. Raises
-    DatasetError for other shapes and values.
+    A single channel axis is dropped, three are kept, or made grey with `grayscale`; whole numbers
+    of any dtype are cast; what lies in [0, 1] is multiplied by 255. `note` is told of it, `warn`
+    that pixels are 0 and 1 only. Raises DatasetError for other shapes and values.
     """
-    images = {name: _without_channel(name, stream, note) for name, stream in streams.items()}
+    images = _as_bytes_in(streams, note, warn)
+    return {n: _grey(stream, note) for n, stream in images.items()} if grayscale else images
+
+
+def _as_bytes_in(streams: Mapping[str, Stream], note: Say, warn: Say) -> dict[str, Stream]:
+    images = {name: _with_known_axes(name, stream, note) for name, stream in streams.items()}
     if _are_plain(images):
         return images
     found = {name: _values(stream) for name, stream in images.items()}
@@ -78,23 +86,37 @@ def grey_images(streams: Mapping[str, Stream], note: Say, warn: Say) -> dict[str
     }
 
 
-def _without_channel(name: str, stream: Stream, note: Say) -> Stream:
+def _with_known_axes(name: str, stream: Stream, note: Say) -> Stream:
     shape = stream.shape
-    if len(shape) == 4 and shape[3] == 1:  # noqa: PLR2004 - axes
+    channels = shape[3] if len(shape) == 4 else None  # noqa: PLR2004 - axes
+    if channels == 1:
         note(f"{name} {shape} read as {shape[:3]}: its one channel is dropped")
         return Converted(stream, partial(np.squeeze, axis=3), stream.dtype, shape[:3])
-    if len(shape) == 4 and shape[3] == COLOURS:  # noqa: PLR2004 - axes
-        rule = f"{name} must be grey, with the axes (image, row, column)."
-        advice = "Convert the images to grey, for instance images.mean(axis=3).round()."
-    elif len(shape) != 3:  # noqa: PLR2004 - axes
-        rule = f"{name} must have the axes (image, row, column)."
-        advice = "Reshape the array, for instance images.reshape(len(images), rows, columns)."
-    elif stream.dtype.kind not in "buif":
+    if len(shape) != 3 and channels != COLOURS:  # noqa: PLR2004 - axes
+        raise DatasetError(
+            f"{name} must have the axes (image, row, column), or besides them one or three "
+            "channels.",
+            received=f"shape {shape}",
+            where=stream.where,
+            advice="Reshape the array, for instance images.reshape(len(images), rows, columns).",
+        )
+    if stream.dtype.kind not in "buif":
         rule, advice = f"{name} must hold numbers.", "Save the pixels, and not their names."
         raise DatasetError(rule, received=stream.dtype, where=stream.where, advice=advice)
-    else:
+    return stream
+
+
+def _grey(stream: Stream, note: Say) -> Stream:
+    if len(stream.shape) == 3:  # noqa: PLR2004 - axes
         return stream
-    raise DatasetError(rule, received=f"shape {shape}", where=stream.where, advice=advice)
+    note(f"{stream.where}: colour made grey")
+    return Converted(stream, _luminance, stream.dtype, stream.shape[:3])
+
+
+def _luminance(piece: np.ndarray) -> np.ndarray:
+    """Of ITU-R BT.601, as Pillow has it, rounded."""
+    grey: np.ndarray = np.rint(piece @ LUMINANCE).astype(np.uint8)
+    return grey
 
 
 def _are_plain(images: Mapping[str, Stream]) -> bool:

@@ -46,7 +46,7 @@ class Selected:
             start += len(piece)
 
 
-def require_splits(streams: Mapping[str, Stream], reading: Reading, where: Any) -> None:
+def require_splits(streams: Mapping[str, Stream], reading: Reading, where: str) -> None:
     """Raise DatasetError unless there is a test split, or else one is to be cut, but not both."""
     missing = [name for name in ARRAY_NAMES if name not in streams]
     no_test_split = missing == ["x_test", "y_test"]

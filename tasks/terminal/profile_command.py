@@ -17,7 +17,7 @@ from tasks.records import Profile
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.sources.labels import read_labels
-from tasks.sources.pixels import grey_images
+from tasks.sources.pixels import read_images
 from tasks.terminal.streams import on_any_streams
 
 LABELS = ("y_train", "y_test")  # a class that only one of them has counts
@@ -51,7 +51,7 @@ def _profile(dataset: str) -> tuple[Profile, int]:
     source = find_dataset(dataset, downloads=RunSettings().cache_root / "downloads")
     opened = open_dataset(source)
     labels = {name: opened.streams[name] for name in LABELS if name in opened.streams}
-    images = grey_images({"x_train": opened.streams["x_train"]}, print, print)["x_train"]
+    images = read_images({"x_train": opened.streams["x_train"]}, print, print)["x_train"]
     numbers, class_names = read_labels(labels, opened.names, print)
     if len(numbers["y_train"]) != images.shape[0]:
         raise ProfileError(

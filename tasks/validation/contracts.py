@@ -44,7 +44,7 @@ def raw_arrays(dataset: DatasetRef, arrays: Arrays) -> Contracts:
     As many images as labels; the same rows and columns in both splits; pixels that span
     more than 0 and 1, so that they are not already scaled; something to tell apart.
     """
-    pixels = {"row": dataset.height, "column": dataset.width}
+    pixels = dict(zip(("row", "column", "channel"), dataset.image_shape, strict=False))
     span = Rule(
         "span",
         "pixels span more than 0 and 1 (0 = background … 255 = ink, not already scaled)",
@@ -63,7 +63,7 @@ def raw_arrays(dataset: DatasetRef, arrays: Arrays) -> Contracts:
 
 def ready_arrays(dataset: DatasetRef, arrays: Arrays) -> Contracts:
     """Images (image, pixel) float32 in [0, 1] and labels (image, class) float32 one-hot."""
-    pixels, classes = {"pixel": dataset.height * dataset.width}, {"class": dataset.classes}
+    pixels, classes = {"pixel": dataset.pixels}, {"class": dataset.classes}
     unit_range = Rule(
         "unit-range",
         "pixels lie in [0, 1] and reach beyond 1/255",

@@ -24,7 +24,7 @@ SMALLEST_FRACTION = 1e-4  # stands for none at all: the index has logarithms
 
 
 def measure(
-    images: UInt8[np.ndarray, "image row column"], labels: UInt8[np.ndarray, " image"]
+    images: UInt8[np.ndarray, "image row column *channel"], labels: UInt8[np.ndarray, " image"]
 ) -> pd.DataFrame:
     """A table of images, measured by chunks, so that a memory map of any size will do.
 

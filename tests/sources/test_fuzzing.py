@@ -18,7 +18,7 @@ from tasks.errors import DatasetError
 from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.sources.idx import IDX_FILES
 from tasks.sources.labels import read_labels
-from tasks.sources.pixels import grey_images
+from tasks.sources.pixels import read_images
 
 MUTANTS = 60  # of each format
 MOST_BYTES = 16 << 20
@@ -107,7 +107,7 @@ def read(place: Path) -> None:
     """All that `load` does, but the storing."""
     opened = open_dataset(find_dataset(str(place), place.parent))
     x, y = ({n: s for n, s in opened.streams.items() if n[0] == axis} for axis in "xy")
-    images = grey_images(x, str, str)
+    images = read_images(x, str, str)
     read_labels(y, opened.names, str)
     for stream in images.values():
         rows = [piece.shape for piece in stream.rows()]

@@ -7,7 +7,7 @@ import pytest
 from builders import Pieces
 
 from tasks.errors import DatasetError
-from tasks.sources.pixels import grey_images
+from tasks.sources.pixels import read_images
 
 
 def of(*values: float, dtype: str = "f8") -> np.ndarray:
@@ -19,7 +19,7 @@ def read(train: np.ndarray, test: np.ndarray | None = None) -> tuple[list[int], 
     """The pixels of the training images, and what was said, warnings after a `!`."""
     said: list[str] = []
     streams = {"x_train": Pieces(train), "x_test": Pieces(train if test is None else test)}
-    images = grey_images(streams, said.append, lambda text: said.append(f"! {text}"))
+    images = read_images(streams, said.append, lambda text: said.append(f"! {text}"))
     pieces = list(images["x_train"].rows())
     assert all(piece.dtype == np.uint8 for piece in pieces)
     assert images["x_train"].shape == np.concatenate(pieces).shape
@@ -60,7 +60,7 @@ def test_zeros_and_ones_are_multiplied_with_a_warning(dtype: str) -> None:
 def test_bytes_stay_as_they_are_and_only_some_are_looked_at() -> None:
     stream = Pieces(of(0, 255, 3, dtype="|u1"))
 
-    images = grey_images({"x_train": stream}, pytest.fail, pytest.fail)
+    images = read_images({"x_train": stream}, pytest.fail, pytest.fail)
 
     assert images["x_train"] is stream
     assert 1 == stream.opened
