@@ -7,6 +7,6 @@ README.md beside this file says what is guaranteed. May import records and error
     <cache dir>/latest/train/4f2a90c1d3e5…        what its latest runs were made of
     <cache dir>/checkpoints/4f2a90c1d3e5…/000007  a training that is not complete
 
-blobs: the store; keys: what a result is made of; entries: results; checkpoints: trainings;
-housekeeping: list, prune, verify and clear.
+blobs: the store; keys: what a result is made of; bytecode: that it is what runs; entries:
+results; checkpoints: trainings; housekeeping: list, prune, verify and clear.
 """
