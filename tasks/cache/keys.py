@@ -171,8 +171,8 @@ def _differing(old: dict[Any, Any], new: dict[Any, Any]) -> list[Any]:
 
 def _leaves(value: Any, *path: str) -> dict[tuple[str, ...], Any]:
     """Every plain value by the names that lead to it."""
-    if isinstance(value, dict) and "sha256" in value:
-        name = value.get("name", path[-1])
+    if path and isinstance(value, dict) and isinstance(value.get("sha256"), str):
+        name = str(value.get("name", path[-1]))
         name = f"{value['file']}:{name}" if "file" in value else name
         return {
             (*path[:-1], name if path[-1].isdigit() else path[-1]): _Content(name, value["sha256"])

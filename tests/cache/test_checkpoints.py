@@ -188,7 +188,8 @@ class TestWriter:
     ) -> None:
         """As root every folder can be written to, so a file stands in its place."""
         checkpoints, warnings = Checkpoints(store, KEY), list[str]()
-        checkpoints.folder.touch()
+        store.checkpoints.rmdir()
+        store.checkpoints.touch()
 
         with written_beside(checkpoints, warnings.append) as write:
             write(checkpoint(1))
