@@ -200,12 +200,12 @@ def damages(entries: Entries) -> Iterator[str]:
             yield f"{path} is unreadable: {error.strerror}"
 
 
-def clear(entries: Entries) -> Pruned:
+def clear(store: Store) -> Pruned:
     """Remove every result, stored file, checkpoint and note, and nothing that is not ours.
 
     Downloaded datasets stay, and so do the folders, and what runs under way have used.
     """
-    store = entries.store
+    entries = Entries(store)
     sweep(entries)
     with locked_folder(store.root, alone=True):
         in_use = used_since(store)

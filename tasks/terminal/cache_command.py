@@ -84,7 +84,7 @@ def _verify(store: Store, _: argparse.Namespace) -> int:
 
 
 def _clear(store: Store, _: argparse.Namespace) -> int:
-    removed = _size(clear(Entries(store)).size_bytes)
+    removed = _size(clear(store).size_bytes)
     print(f"{removed} removed from {store.root}. Downloaded datasets stay{_in_use(store)}.")
     return 0
 

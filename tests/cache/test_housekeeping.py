@@ -198,7 +198,7 @@ def test_clearing_keeps_downloads_and_what_is_not_ours(store: Store) -> None:
     for path in others:
         (store.root / path).parent.mkdir(parents=True, exist_ok=True)
         (store.root / path).write_text("mine")
-    clear(Entries(store))
+    clear(store)
     assert files_below(store.root) == others
 
 
@@ -211,7 +211,7 @@ def test_clearing_removes_what_is_noted_of_the_latest_runs(store: Store) -> None
     for path in others:
         (store.root / path).parent.mkdir(exist_ok=True)
         (store.root / path).write_text("mine")
-    clear(Entries(store))
+    clear(store)
     assert files_below(store.root) == others
 
 
@@ -220,7 +220,7 @@ def test_clearing_does_not_follow_a_link(store: Store, tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / ("a" * 64)).touch()
     (store.latest / "train").symlink_to(elsewhere)
-    clear(Entries(store))
+    clear(store)
     assert files_below(elsewhere) == {"a" * 64}
 
 
