@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
 
@@ -90,19 +91,17 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def written(self) -> datetime:
-        """When the training came as far as this; the beginning of time if it is gone."""
-        try:
-            return moment(self.folder.stat().st_mtime)
-        except OSError:
-            return datetime.min.replace(tzinfo=UTC)
+        """When the training came as far as this; long ago if there is nothing to go on from."""
+        return moment(max((status.st_mtime for status in self._files()), default=0))
 
     def size_bytes(self) -> int:
         """What they take; 0 if there is nothing to go on from."""
-        sizes = 0
+        return sum(status.st_size for status in self._files())
+
+    def _files(self) -> Iterator[os.stat_result]:
         for path in regular_files(self.folder, NAME):
-            with suppress(OSError):  # the training goes on meanwhile
-                sizes += path.stat().st_size
-        return sizes
+            with suppress(FileNotFoundError):  # the training goes on meanwhile
+                yield path.stat()
 
     def clear(self) -> None:
         """Remove them: the training is complete, or begins again."""

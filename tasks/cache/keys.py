@@ -28,7 +28,9 @@ from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import StringConstraints
 
 from tasks import PARSING
 from tasks.records import Record
@@ -69,7 +71,7 @@ class Ingredients(Record):
     `code`: SHA-256 of each file; `libraries`: versions; `inputs`: JSON, by parameter.
     """
 
-    stage: str
+    stage: Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$")]  # a function's name
     code: dict[str, str]
     libraries: dict[str, str]
     inputs: dict[str, Any]

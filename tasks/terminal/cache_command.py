@@ -67,9 +67,10 @@ def _list(store: Store, _: argparse.Namespace) -> int:
 
 def _prune(store: Store, options: argparse.Namespace) -> int:
     done = prune(Entries(store), max_bytes=options.max_size, max_age=options.max_age)
-    counts = f"{_count(done.results, 'result')} and {_count(done.files, 'file')}"
+    results, files = _count(done.results, "result"), _count(done.files, "file")
+    counts = f"{results} and {files}"
     if done.trainings:
-        counts += f" and {_count(done.trainings, 'training')} to go on with"
+        counts = f"{results}, {files} and {_count(done.trainings, 'training')} to go on with"
     print(f"{counts} removed, {_size(done.size_bytes)}.")
     print(f"{_size(stored_bytes(store))} are left in {store.root}{_in_use(store)}")
     return 0
