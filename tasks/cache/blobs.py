@@ -188,10 +188,13 @@ class Store(Record):
         for folder in (self.root, *swept, self.latest, self.checkpoints, self.locks):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                notes += _made_private(folder)
+                notes += _made_private(folder, shared=folder == self.root and self._is_shared())
         for folder in (*swept, *self.latest.glob("*/")):
             remove_abandoned(folder)
         return notes
+
+    def _is_shared(self) -> bool:
+        return not {path.name for path in self.root.iterdir()} <= OURS
 
     def path(self, ref: BlobRef) -> Path:
         """The place of a stored file, whether or not it is there."""
@@ -320,7 +323,8 @@ class Store(Record):
         with errors_named(path), places.locked_folder(self.root):
             places.make_way(path)
             file.publish(path)
-            _intact.add(_identity(path, path.stat()))  # digested while it was written
+            with suppress(FileNotFoundError):  # somebody has removed it
+                _intact.add(_identity(path, path.stat()))  # digested while it was written
             places.remove(self._aside(ref))
         return ref
 
@@ -364,10 +368,10 @@ def _identity(path: Path, status: os.stat_result) -> tuple[Path, int, int, int]:
     return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _made_private(folder: Path) -> list[str]:
+def _made_private(folder: Path, *, shared: bool) -> list[str]:
     """Close a folder to others; returns a sentence if it was open. Raises StoreError.
 
-    A root in which other things lie, too, is left as it is: what lies there beside it is private.
+    One that is shared with other things is left as it is: the folders in it are closed.
     """
     status = folder.stat()
     mode = stat.S_IMODE(status.st_mode)
@@ -380,7 +384,7 @@ def _made_private(folder: Path) -> list[str]:
         )
     if not mode & (stat.S_IRWXG | stat.S_IRWXO):
         return []
-    if {path.name for path in folder.iterdir()} <= OURS or folder.name in OURS:
+    if not shared:
         folder.chmod(mode & stat.S_IRWXU)
         return [f"{folder} was open to other users ({mode:04o}), and is closed to them now"]
     if mode & WRITABLE_BY_OTHERS and not mode & stat.S_ISVTX:

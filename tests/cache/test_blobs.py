@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import FullDisk, npy_bytes, npy_header
+from strange_files import EVERY_KIND, Kind, replace_by
 
 from tasks.cache.blobs import NewFile, Store, sha256_of_file, write_atomically
 from tasks.errors import PayloadError, StoreError
@@ -269,6 +270,34 @@ def test_partial_files_of_killed_runs_are_swept_up_after_a_day(store: Store) -> 
     assert (old.exists(), young.exists()) == (False, True)
 
 
+@EVERY_KIND
+@pytest.mark.parametrize("name", ["blobs", "results", "accounts", "latest/train"])
+def test_abandoned_is_swept_up_whatever_it_is(store: Store, kind: Kind, name: str) -> None:
+    place = store.root / name / "old.partial"
+    place.parent.mkdir(exist_ok=True)
+    replace_by(kind, place)
+    os.utime(place, (0, 0), follow_symlinks=False)
+
+    store.prepare()
+
+    assert not os.path.lexists(place)
+
+
+def test_abandoned_link_to_a_folder_goes_without_what_is_in_it(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    link = store.blobs / "old.partial"
+    link.symlink_to(tmp_path / "mine")
+    os.utime(link, (0, 0), follow_symlinks=False)
+    os.utime(tmp_path / "mine", (0, 0))
+
+    store.prepare()
+
+    assert not link.is_symlink()
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_damaged_file_is_set_aside_and_swept_up(store: Store) -> None:
     ref = store.put_array(ROWS)
     store.set_aside(ref)
@@ -385,8 +414,10 @@ def test_root_that_is_shared_for_other_things_is_left_as_it_is(store: Store, mod
     """Nobody can rename what lies in it, and what lies there is private."""
     (store.root / "thesis.tex").touch()
     store.root.chmod(mode)
+    store.results.chmod(0o777)
 
-    assert store.prepare() == []
+    assert len(store.prepare()) == 1
+    assert stat.S_IMODE(store.results.stat().st_mode) == 0o700
     assert stat.S_IMODE(store.root.stat().st_mode) == mode
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def lock(store: Store) -> Path:
 
 
 def aside(store: Store) -> Path:
-    return store.blobs / f"{blob(store).stem}.damaged.partial"
+    """Where a damaged file is moved; one is damaged."""
+    damaged = blob(store)
+    os.truncate(damaged, 3)
+    return store.blobs / f"{damaged.stem}.damaged.partial"
 
 
 def checkpoints(store: Store) -> Path:
@@ -60,7 +64,7 @@ PLACES: dict[Callable[[Store], Path], dict[str, str]] = {
     blob: UNCHANGED | {"halve": "corrupt: probabilities"},
     note: UNCHANGED,
     lock: UNCHANGED,
-    aside: UNCHANGED,
+    aside: UNCHANGED | {"halve": "corrupt: probabilities"},
     checkpoints: UNCHANGED,
     abandoned: UNCHANGED,
 }
