@@ -3,11 +3,15 @@
 import os
 from threading import Lock, RLock
 
+from tasks.cache.bytecode import check_bytecode
+
 # Read by Prefect, TensorFlow and Keras when they are first imported.
 os.environ.setdefault("DO_NOT_TRACK", "1")  # no telemetry
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up chatter from C++
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the trainer is written for no other
+
+check_bytecode()  # first of all: of every module that is imported from now on
 
 APPLICATION = "mnist-pipeline"  # names the folders that it keeps on a machine
 

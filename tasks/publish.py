@@ -56,12 +56,12 @@ def publish(
     called = f"{own.file}:{own.name}" if isinstance(own, OwnModel) else own
     earlier = earlier_accuracies(root, raw.name, called)
     drawn = of_data.drawn | of_model.drawn
-    pictures = {name: store.require(ref).read_bytes() for name, ref in drawn.items()}
+    pictures = {name: store.read(ref) for name, ref in drawn.items()}
     asked = {"settings": settings, "plan": plan, "dataset": raw, "validation": checked}
     trained = {"model": model, "metrics": metrics, "suspects": suspects, "earlier": earlier}
     report = _report(store, **asked, **trained, pictures=pictures)
     name = f"{raw.name}-{plan.model_name}-{model.weights_sha256[:12]}.keras"
-    keras_file = store.require(model.keras_file).read_bytes()
+    keras_file = store.read(model.keras_file)
     summary = RunSummary(
         dataset=raw.name,
         model=plan.model_name,

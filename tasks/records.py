@@ -10,13 +10,19 @@ means the same on every machine:
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Suffix = Literal[".npy", ".keras", ".png"]
+# What a result can hold, and no damaged or made-up one can exceed.
+Count = Annotated[int, Field(ge=0, le=2**48)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Figure = Annotated[float, Field(ge=-1e12, le=1e12)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=255)]
 
 SPLITS = ("train", "test")
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -37,6 +43,9 @@ class Record(BaseModel):
         """The stored files that it names, by field."""
         return {name: value for name, value in self if isinstance(value, BlobRef)}
 
+    def require_consistent(self) -> None:
+        """Raise ValueError unless the fields fit each other. Asked of what comes from the cache."""
+
 
 class Findings(Record):
     """Many figures that count as one content: of a change, only that there is one is told."""
@@ -53,7 +62,7 @@ class BlobRef(Record):
     """A file in the store, named by the SHA-256 of its bytes."""
 
     sha256: Sha256
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Count
     suffix: Suffix
 
 
@@ -62,7 +71,7 @@ class ArrayRef(BlobRef):
 
     suffix: Literal[".npy"] = ".npy"
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[Count, ...]
 
 
 class SourceFile(Record):
@@ -108,14 +117,14 @@ class DatasetRef(Record):
     As preprocessed: x (image, pixel) float32 in [0, 1], y (image, class) float32 one-hot.
     """
 
-    name: str
+    name: Slug
     x_train: ArrayRef
     y_train: ArrayRef
     x_test: ArrayRef
     y_test: ArrayRef
-    height: int
-    width: int
-    class_names: tuple[str, ...]  # by label
+    height: Count
+    width: Count
+    class_names: Annotated[tuple[str, ...], Field(min_length=1, max_length=256)]  # by label
     channels: Literal[1, 3] = 1  # grey, or red, green and blue
     test_fraction: float | None = None  # of each class, if the test split was cut off here
 
@@ -140,6 +149,13 @@ class DatasetRef(Record):
         """SHA-256 over the digests of the four arrays."""
         joined = "".join(getattr(self, name).sha256 for name in ARRAY_NAMES)
         return hashlib.sha256(joined.encode()).hexdigest()
+
+    def require_consistent(self) -> None:
+        """Raise ValueError unless there is a label to each image, and each has `pixels` values."""
+        for images, labels in ((self.x_train, self.y_train), (self.x_test, self.y_test)):
+            pixels = math.prod(images.shape[1:])
+            if images.shape[:1] != labels.shape[:1] or pixels != self.pixels:
+                raise ValueError(f"images {images.shape} and labels {labels.shape}")
 
 
 Tier = Literal["files", "structure", "rows", "splits", "drift"]
@@ -167,8 +183,8 @@ class CheckResult(Record):
     severity: Severity
     outcome: Literal["passed", "failed", "skipped"]
     received: str = ""  # what was found instead, or why the check was skipped
-    rows: tuple[int, ...] = ()  # the numbers of the first failing images
-    failing: int = 0  # how many images fail
+    rows: tuple[Count, ...] = ()  # the numbers of the first failing images
+    failing: Count = 0  # how many images fail
 
 
 class ValidationReport(Findings):
@@ -289,6 +305,15 @@ class EpochMetrics(Record):
     accuracy_fraction: float
 
 
+def _require_finite(history: tuple[EpochMetrics, ...]) -> tuple[EpochMetrics, ...]:
+    if not all(math.isfinite(one.loss) and math.isfinite(one.accuracy_fraction) for one in history):
+        raise ValueError("an epoch whose loss or accuracy is no number")
+    return history
+
+
+History = Annotated[tuple[EpochMetrics, ...], AfterValidator(_require_finite)]
+
+
 class ModelRef(Findings):
     """A trained model. `weights_sha256` is its identity, over its configuration and weights."""
 
@@ -296,72 +321,87 @@ class ModelRef(Findings):
 
     keras_file: BlobRef
     weights_sha256: Sha256
-    parameters: int
-    history: tuple[EpochMetrics, ...]
+    parameters: Count
+    history: History
 
 
 class ClassMetrics(Record):
     """How well one class is recognised on the test images, as fractions."""
 
-    label: int
-    images: int
-    precision: float
-    recall: float
-    f1: float
+    label: Count
+    images: Count
+    precision: Fraction
+    recall: Fraction
+    f1: Fraction
 
 
 class ConfidenceBin(Record):
     """The images whose predicted class got a probability in one tenth of [0, 1]: means, count."""
 
-    confidence: float
-    accuracy_fraction: float
-    images: int
+    confidence: Figure
+    accuracy_fraction: Fraction
+    images: Count
 
 
 class Mistake(Record):
     """A test image that was taken for another class, with the probability of that class."""
 
-    row: int
-    label: int
-    predicted: int
-    confidence: float
+    row: Count
+    label: Count
+    predicted: Count
+    confidence: Figure
 
 
 class Metrics(Findings):
     """The evaluation on every test image."""
 
-    accuracy_fraction: float
-    accuracy_interval: tuple[float, float]  # Wilson's, 95 %
-    loss: float
-    images: int
+    accuracy_fraction: Fraction
+    accuracy_interval: tuple[Fraction, Fraction]  # Wilson's, 95 %
+    loss: Figure
+    images: Count
     per_class: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]  # [i][j]: images of class i that were taken for class j
-    calibration_error: float  # expected calibration error over the non-empty bins
+    confusion: tuple[tuple[Count, ...], ...]  # [i][j]: images of class i taken for class j
+    calibration_error: Figure  # expected calibration error over the non-empty bins
     reliability: tuple[ConfidenceBin, ...]
     mistakes: tuple[Mistake, ...]  # the most confident ones first, at most 25
     probabilities: ArrayRef  # (image, class) float32
+
+    def require_consistent(self) -> None:
+        """Raise ValueError unless the confusion matrix is square, and mistakes are images."""
+        if {len(row) for row in self.confusion} - {len(self.confusion)}:
+            raise ValueError("a confusion matrix that is not square")
+        _require_rows(self.images, self.mistakes)
 
 
 class Suspect(Record):
     """A training image whose label is doubtful: what it is labelled, and what it looks like."""
 
-    row: int
-    label: int
-    suggested: int
-    quality: float
+    row: Count
+    label: Count
+    suggested: Count
+    quality: Figure
 
 
 class Suspects(Findings):
     """Doubtful labels of the training images, the worst first; `images` were looked at."""
 
     found: tuple[Suspect, ...]
-    images: int
+    images: Count
+
+    def require_consistent(self) -> None:
+        """Raise ValueError unless each is one of the images."""
+        _require_rows(self.images, self.found)
+
+
+def _require_rows(images: int, named: tuple[Suspect, ...] | tuple[Mistake, ...]) -> None:
+    if any(one.row >= images for one in named):
+        raise ValueError(f"a row beyond {images} images")
 
 
 class Pictures(Record):
     """Pictures of a run's report, each a stored PNG, by what they show."""
 
-    drawn: dict[str, BlobRef]
+    drawn: dict[Slug, BlobRef]
 
     def stored_files(self) -> dict[str, BlobRef]:
         """The pictures."""

@@ -6,7 +6,9 @@ README.md beside this file says what is guaranteed. May import records and error
     <cache dir>/results/4f2a90c1d3e5…             what a stage handed back, by its key
     <cache dir>/latest/train/4f2a90c1d3e5…        what its latest runs were made of
     <cache dir>/checkpoints/4f2a90c1d3e5…/000007  a training that is not complete
+    <cache dir>/locks/4f2a90c1d3e5…               while somebody looks up or computes; runs, too
 
-blobs: the store; keys: what a result is made of; entries: results; checkpoints: trainings;
-housekeeping: list, prune, verify and clear.
+places: what is read at all; blobs: the store; keys: what a result is made of; bytecode: that it is
+what runs; sharing: locks; entries: results; checkpoints: trainings; housekeeping: list, prune,
+verify and clear.
 """

@@ -6,35 +6,43 @@
 
 A file appears under its name only once it is complete: it is written to a temporary name
 in the same folder and renamed. Before a file is used its digest is compared with its name,
-once in each process as long as the file is not touched.
+once in each process as long as the file is not touched. What is no regular file of this user's
+counts as damaged (places.py).
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
-import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
 from threading import Thread
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from pydantic import Field
 
 from tasks import PARSING
+from tasks.cache import places
 from tasks.errors import PayloadError, StoreError
 from tasks.records import ArrayRef, BlobRef, Record, Suffix
 
 COPY_BYTES = 1 << 20
-PARTIAL = ".partial"
+PARTIAL = places.PARTIAL
 ABANDONED_SECONDS = 24 * 3600
+HEADER_VERSION = (1, 0)  # of the .npy files that are written here
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+# What lies in the root of a store, `downloads` and `warm` included, which others make.
+OURS = {"accounts", "blobs", "checkpoints", "downloads", "latest", "locks", "results", "warm"}
 
 # Files whose bytes this process has digested: (path, inode, size, modification time).
 _intact: set[tuple[Path, int, int, int]] = set()
@@ -169,18 +177,24 @@ class Store(Record):
     root: Path = Field(exclude=True)
     fresh_since: datetime | None = Field(default=None, exclude=True)
 
-    def prepare(self) -> None:
+    def prepare(self) -> list[str]:
         """Create the folders, private to this user, and sweep up after runs that were killed.
 
-        Raises StoreError when that fails.
+        Returns a sentence for each folder that was open to others. Raises StoreError for one that
+        belongs to somebody else, and when something cannot be created.
         """
         swept = (self.blobs, self.results, self.accounts)
+        notes = []
         for folder in (self.root, *swept, self.latest, self.checkpoints, self.locks):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in swept:
-            with errors_named(folder):
-                _remove_abandoned(folder)
+                notes += _made_private(folder, shared=folder == self.root and self._is_shared())
+        for folder in (*swept, *self.latest.glob("*/")):
+            remove_abandoned(folder)
+        return notes
+
+    def _is_shared(self) -> bool:
+        return not {path.name for path in self.root.iterdir()} <= OURS
 
     def path(self, ref: BlobRef) -> Path:
         """The place of a stored file, whether or not it is there."""
@@ -189,31 +203,64 @@ class Store(Record):
     def holds(self, ref: BlobRef) -> bool:
         """Whether the file is there with its recorded size. Does not read it."""
         try:
-            return self.path(ref).stat().st_size == ref.size_bytes
+            return places.file_status(self.path(ref)).st_size == ref.size_bytes
         except OSError:
             return False
 
+    def open(self, ref: BlobRef) -> BufferedReader:
+        """A stored file that is there and intact, to be read. Raises PayloadError otherwise."""
+        try:
+            file = places.open_file(self.path(ref))
+        except FileNotFoundError:
+            self._refuse(ref, "no such file")
+        except OSError as error:
+            self._refuse(ref, f"unreadable: {error.strerror}")
+        if damage := _damage(file, self.path(ref), ref):
+            file.close()
+            self._refuse(ref, damage)
+        return file
+
     def require(self, ref: BlobRef) -> Path:
         """The place of a stored file that is there and intact. Raises PayloadError otherwise."""
-        path = self.path(ref)
-        if damage := _damage(path, ref):
-            raise PayloadError(
-                ref,
-                "A stored file must have its recorded size and SHA-256.",
-                received=damage,
-                where=path,
-                advice="Run again with --refresh to compute it again.",
-            )
-        return path
+        self.open(ref).close()
+        return self.path(ref)
+
+    def read(self, ref: BlobRef) -> bytes:
+        """The bytes of a stored file. Raises PayloadError."""
+        with self.open(ref) as file:
+            return file.read()
+
+    @contextmanager
+    def reading(self, ref: BlobRef) -> Iterator[Path]:
+        """The place of a stored file, for what opens it by its name. Raises PayloadError.
+
+        Also if the file is damaged or gone by the time that the block fails.
+        """
+        try:
+            yield self.require(ref)
+        except Exception:
+            self.require(ref)
+            raise
+
+    def _refuse(self, ref: BlobRef, damage: str) -> NoReturn:
+        raise PayloadError(
+            ref,
+            "A stored file must have its recorded size and SHA-256.",
+            received=damage,
+            where=self.path(ref),
+            advice="Run again with --refresh to compute it again.",
+        )
 
     def set_aside(self, ref: BlobRef) -> None:
         """Take a damaged file out of the way, so that it is computed again."""
-        with suppress(FileNotFoundError):
-            self.path(ref).replace(self._aside(ref))
+        with suppress(OSError):  # another stage, or run, has done it
+            if os.path.lexists(self.path(ref)):
+                places.remove(self._aside(ref))
+                self.path(ref).replace(self._aside(ref))
 
     def is_altered(self, ref: BlobRef) -> bool:
         """Whether a file that is not as it should be was there, rather than nothing."""
-        return self.path(ref).exists() or self._aside(ref).exists()
+        return os.path.lexists(self.path(ref)) or os.path.lexists(self._aside(ref))
 
     def _aside(self, ref: BlobRef) -> Path:
         return self.blobs / f"{ref.sha256}.damaged{PARTIAL}"  # swept up in a day
@@ -249,10 +296,14 @@ class Store(Record):
 
     def open_array(self, ref: ArrayRef) -> np.ndarray:
         """The stored array, memory-mapped and read-only. Raises PayloadError."""
-        path = self.require(ref)
-        with PARSING:
-            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array
+        with self.open(ref) as file:
+            try:
+                shape, dtype = read_header(file)
+            except ValueError as error:
+                self._refuse(ref, str(error))
+            if (shape, dtype.name) != (ref.shape, ref.dtype):
+                self._refuse(ref, f"{dtype} {shape}, not {ref.dtype} {ref.shape}")
+            return np.memmap(file, dtype, "r", file.tell(), shape)
 
     def put_bytes(self, content: bytes, suffix: Suffix) -> BlobRef:
         """Store what is in memory, for instance a picture."""
@@ -268,52 +319,90 @@ class Store(Record):
 
     def _publish(self, file: NewFile, suffix: Suffix) -> BlobRef:
         ref = BlobRef(sha256=file.sha256, size_bytes=file.size_bytes, suffix=suffix)
-        file.publish(self.path(ref))
-        _intact.add(_identity(self.path(ref)))  # digested while it was written
-        self._aside(ref).unlink(missing_ok=True)
+        path = self.path(ref)
+        with errors_named(path), places.locked_folder(self.root):
+            places.make_way(path)
+            file.publish(path)
+            with suppress(FileNotFoundError):  # somebody has removed it
+                _intact.add(_identity(path, path.stat()))  # digested while it was written
+            places.remove(self._aside(ref))
         return ref
 
 
-def _damage(path: Path, ref: BlobRef) -> str:
+def read_header(file: BufferedReader) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of the array that comes next in a file, as this project writes them.
+
+    Raises ValueError for anything else, and for more values than the rest of the file has room for.
+    """
     try:
-        size_bytes = path.stat().st_size
-    except OSError:
-        return "no such file"
-    if size_bytes != ref.size_bytes:
-        return f"{size_bytes} bytes, not {ref.size_bytes}"
-    if _identity(path) not in _intact:
+        version = np.lib.format.read_magic(file)
+        with PARSING:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # of Python's parser and tokenizer, too
+        raise ValueError("the header of an array is damaged") from error
+    rest_bytes = os.fstat(file.fileno()).st_size - file.tell()
+    if version != HEADER_VERSION or fortran_order or dtype.hasobject:
+        raise ValueError(f"an array of another kind: {dtype}")
+    if math.prod(shape) * dtype.itemsize > rest_bytes:
+        raise ValueError(f"an array {dtype} {shape} does not fit in {rest_bytes} bytes")
+    return shape, dtype
+
+
+def _damage(file: BufferedReader, path: Path, ref: BlobRef) -> str:
+    status = os.fstat(file.fileno())
+    if status.st_size != ref.size_bytes:
+        return f"{status.st_size} bytes, not {ref.size_bytes}"
+    if (identity := _identity(path, status)) not in _intact:
         try:
-            digest = sha256_of_file(path)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             return f"unreadable: {error.strerror or error}"
         if digest != ref.sha256:
             return f"SHA-256 {digest}"
-        _intact.add(_identity(path))
+        file.seek(0)
+        _intact.add(identity)
     return ""
 
 
-def _identity(path: Path) -> tuple[Path, int, int, int]:
-    status = path.stat()
+def _identity(path: Path, status: os.stat_result) -> tuple[Path, int, int, int]:
     return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove partial files so old that no run can still be writing them."""
-    for partial in folder.glob(f"*{PARTIAL}"):
-        with suppress(FileNotFoundError):  # another run sweeps, too
-            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+def _made_private(folder: Path, *, shared: bool) -> list[str]:
+    """Close a folder to others; returns a sentence if it was open. Raises StoreError.
 
-
-def regular_files(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    """The files of a folder that are named as ours are; nothing else is ever touched."""
-    with suppress(OSError):  # it may be gone, or no folder
-        return sorted(
-            path
-            for path in folder.iterdir()
-            if name.fullmatch(path.name) and path.is_file() and not path.is_symlink()
+    One that is shared with other things is left as it is: the folders in it are closed.
+    """
+    status = folder.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        raise StoreError(
+            "The folders for the cache must belong to the user who runs the pipeline.",
+            received=f"user {status.st_uid}, not {os.geteuid()}",
+            where=folder,
+            advice="Choose another folder with --cache-dir.",
+        )
+    if not mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return []
+    if not shared:
+        folder.chmod(mode & stat.S_IRWXU)
+        return [f"{folder} was open to other users ({mode:04o}), and is closed to them now"]
+    if mode & WRITABLE_BY_OTHERS and not mode & stat.S_ISVTX:
+        raise StoreError(
+            "Other users must not be able to write into the folder of the cache.",
+            received=f"mode {mode:04o}",
+            where=folder,
+            advice="Other things lie in it: choose a folder of its own with --cache-dir.",
         )
     return []
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove partial files so old that no run can still be writing them."""
+    for partial in folder.glob(f"*{PARTIAL}"):
+        with suppress(OSError):  # another run sweeps, too
+            if time.time() - partial.lstat().st_mtime > ABANDONED_SECONDS:
+                places.remove(partial)
 
 
 def sha256_of_file(path: Path) -> str:

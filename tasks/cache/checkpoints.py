@@ -10,33 +10,39 @@ it; two are kept, so that a damaged one leaves the one before.
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from tasks.cache.blobs import COPY_BYTES, PARTIAL, NewFile, Store, errors_named, regular_files
+from tasks.cache.blobs import COPY_BYTES, PARTIAL, NewFile, Store, errors_named, read_header
 from tasks.cache.entries import KEY
-from tasks.records import EpochMetrics, Record, Sha256
+from tasks.cache.places import is_folder, make_folder, make_way, moment, open_file, regular_files
+from tasks.records import Count, EpochMetrics, History, Record, Sha256
 
 KEPT = 2
 NAME = re.compile("[0-9]{6}")
-OURS = re.compile(rf"[0-9]{{6}}|.*{re.escape(PARTIAL)}")  # a killed run leaves an unfinished one
+UNFINISHED = re.compile(rf".*{re.escape(PARTIAL)}")  # a killed run leaves one
+OURS = re.compile(f"{NAME.pattern}|{UNFINISHED.pattern}")
+NUMBERS = "biufc"  # kinds of NumPy's dtypes
 DIGEST_BYTES = 64
+ANOTHER_MODEL = "it is of another model"
 
 
 class Progress(Record):
     """Which training this is, and its metrics so far: one for each epoch that is done."""
 
     key: Sha256
-    history: tuple[EpochMetrics, ...]
-    arrays: int
+    history: History
+    arrays: Count
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Checkpoints:
     """The checkpoints of one training, named by its cache key."""
 
     def __init__(self, store: Store, key: str) -> None:
-        self._key = key
+        self.key = key
         self.folder = store.checkpoints / key
 
     def newest(
@@ -60,10 +66,7 @@ class Checkpoints:
         """The newest one that is whole and has arrays of these shapes; the others are removed."""
         for path in reversed(regular_files(self.folder, NAME)):
             try:
-                checkpoint = self._read(path)
-                if [array.shape for array in checkpoint.arrays] == list(shapes):
-                    return checkpoint
-                found = "it is of another model"
+                return self._read(path, shapes)
             except (OSError, ValueError) as error:
                 found = str(error).partition("\n")[0]
             warn(f"discarded the checkpoint {path}: {found}")
@@ -73,25 +76,32 @@ class Checkpoints:
     def write(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint, and one before it. Raises StoreError."""
         with errors_named(self.folder):
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-        progress = Progress(
-            key=self._key, history=checkpoint.history, arrays=len(checkpoint.arrays)
-        )
+            make_folder(self.folder)
+        progress = Progress(key=self.key, history=checkpoint.history, arrays=len(checkpoint.arrays))
         with NewFile(self.folder) as file:
             file.write(progress.model_dump_json().encode() + b"\n")
             for array in checkpoint.arrays:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+                np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
             file.write(file.sha256.encode())
-            file.publish(self.folder / _name(checkpoint.history), sync=True)
+            path = self.folder / _name(checkpoint.history)
+            with errors_named(path):
+                make_way(path)
+            file.publish(path, sync=True)
         for old in regular_files(self.folder, NAME)[:-KEPT]:
             old.unlink(missing_ok=True)
 
     def written(self) -> datetime:
-        """When the training came as far as this; the beginning of time if it is gone."""
-        try:
-            return datetime.fromtimestamp(self.folder.stat().st_mtime, UTC)
-        except OSError:
-            return datetime.min.replace(tzinfo=UTC)
+        """When the training came as far as this; long ago if there is nothing to go on from."""
+        return moment(max((status.st_mtime for status in self._files()), default=0))
+
+    def size_bytes(self) -> int:
+        """What they take; 0 if there is nothing to go on from."""
+        return sum(status.st_size for status in self._files())
+
+    def _files(self) -> Iterator[os.stat_result]:
+        for path in regular_files(self.folder, NAME):
+            with suppress(FileNotFoundError):  # the training goes on meanwhile
+                yield path.stat()
 
     def clear(self) -> None:
         """Remove them: the training is complete, or begins again."""
@@ -100,24 +110,28 @@ class Checkpoints:
         with suppress(OSError):  # never made, or something of others is in it
             self.folder.rmdir()
 
-    def _read(self, path: Path) -> Checkpoint:
+    def clear_unfinished(self) -> None:
+        """Remove the file that a run was writing when it was killed."""
+        for path in regular_files(self.folder, UNFINISHED):
+            path.unlink(missing_ok=True)
+
+    def _read(self, path: Path, shapes: Sequence[tuple[int, ...]]) -> Checkpoint:
         """Raises ValueError unless the file is whole and what its name says, and OSError."""
-        with path.open("rb") as file:
+        with open_file(path) as file:
             _require_intact(file)
             progress = Progress.model_validate_json(file.readline())
-            arrays = [
-                np.lib.format.read_array(file, allow_pickle=False) for _ in range(progress.arrays)
-            ]
-        if (progress.key, _name(progress.history)) != (self._key, path.name):
-            raise ValueError("it is of another training or epoch")
-        return Checkpoint(progress.history, arrays)
+            if (progress.key, _name(progress.history)) != (self.key, path.name):
+                raise ValueError("it is of another training or epoch")
+            if progress.arrays != len(shapes):
+                raise ValueError(ANOTHER_MODEL)
+            return Checkpoint(progress.history, [_read_array(file, shape) for shape in shapes])
 
 
 def all_checkpoints(store: Store) -> Iterator[Checkpoints]:
     """Those of every training that was begun and not completed."""
     with suppress(OSError):
         for folder in sorted(store.checkpoints.iterdir()):
-            if KEY.fullmatch(folder.name):
+            if KEY.fullmatch(folder.name) and is_folder(folder):
                 yield Checkpoints(store, folder.name)
 
 
@@ -151,7 +165,15 @@ def _name(history: Sequence[EpochMetrics]) -> str:
     return f"{len(history):06d}"
 
 
-def _require_intact(file: BinaryIO) -> None:
+def _read_array(file: BufferedReader, shape: tuple[int, ...]) -> np.ndarray:
+    """The array that comes next. Raises ValueError unless it holds numbers of this shape."""
+    found, dtype = read_header(file)
+    if found != shape or dtype.kind not in NUMBERS:
+        raise ValueError(ANOTHER_MODEL)
+    return np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
+
+
+def _require_intact(file: BufferedReader) -> None:
     """Raise ValueError unless the file ends in the digest of what is before; then rewind."""
     digest, tail = hashlib.sha256(), b""
     while chunk := file.read(COPY_BYTES):

@@ -4,8 +4,8 @@
     <cache dir>/latest/<stage>/<cache key>  the ingredients of one of the stage's latest runs
     <cache dir>/locks/<cache key>           while somebody looks the result up or computes it
 
-An entry proves itself: the digest over its text, and its name, which is the digest of the
-ingredients in it.
+An entry proves that it is whole: by the digest over its text, and by its name, which is the digest
+of the ingredients in it. Who wrote it, it does not prove: what can write here is this user's own.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from filelock import FileLock, Timeout
+from pydantic import AwareDatetime, Field
 
-from tasks.cache.blobs import Store, errors_named, regular_files, write_atomically
+from tasks.cache.blobs import Store, errors_named, write_atomically
 from tasks.cache.keys import Ingredients, how_different
+from tasks.cache.places import file_status, locked_folder, make_way, read_file, regular_files
+from tasks.cache.sharing import held
 from tasks.errors import EntryError, StoreError
 from tasks.records import (
     DatasetRef,
@@ -36,6 +38,7 @@ from tasks.records import (
 )
 
 KEY = re.compile("[0-9a-f]{64}")
+FIRST_DAY, LAST_DAY = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 REMEMBERED = 32  # runs of a stage, to find the nearest of them
 RESULT_TYPES: dict[str, type[Record]] = {
     kind.__name__: kind
@@ -49,7 +52,7 @@ class Entry(Record):
     kind: str
     value: dict[str, Any]
     ingredients: Ingredients
-    computed: datetime
+    computed: Annotated[AwareDatetime, Field(ge=FIRST_DAY, le=LAST_DAY)]
 
     @classmethod
     def of(cls, result: Record, ingredients: Ingredients) -> Entry:
@@ -63,10 +66,12 @@ class Entry(Record):
 
     @cached_property
     def result(self) -> Record:
-        """What the stage handed back. Raises ValueError unless it is one of RESULT_TYPES."""
+        """What the stage handed back. Raises ValueError for what no stage hands back."""
         if self.kind not in RESULT_TYPES:
             raise ValueError(f"a stored result is one of {', '.join(RESULT_TYPES)}")
-        return RESULT_TYPES[self.kind].model_validate(self.value, strict=False)
+        result = RESULT_TYPES[self.kind].model_validate(self.value, strict=False)
+        result.require_consistent()
+        return result
 
 
 class Entries:
@@ -89,34 +94,49 @@ class Entries:
         Nothing is wrong with one that is not there.
         """
         since = self.store.fresh_since
+        with locked_folder(self.store.root):  # nothing of it is removed before its use is noted
+            try:
+                entry = self.read(key)
+            except EntryError:
+                return None, "refresh" if since else "corrupt: result"
+            except FileNotFoundError:
+                return None, "refresh" if since else ""
+            if since and not since <= entry.computed <= datetime.now(UTC):
+                return None, "refresh"
+            if damage := self._damage(entry):
+                return None, damage
+            with suppress(OSError):  # what is used is pruned last, and not while the run goes on
+                os.utime(self.path(key))
+            return entry, ""
+
+    def is_complete(self, key: str) -> bool:
+        """Whether a result is there that could be used, however old."""
         try:
-            entry = self.read(key)
-        except EntryError:
-            return None, "refresh" if since else "corrupt: result"
-        except OSError:
-            return None, "refresh" if since else ""
-        if since and entry.computed < since:
-            return None, "refresh"
+            return not self._damage(self.read(key))
+        except (EntryError, FileNotFoundError):
+            return False
+
+    def _damage(self, entry: Entry) -> str:
         for name, ref in entry.result.stored_files().items():
             if not self.store.holds(ref):
-                return None, f"{'corrupt' if self.store.is_altered(ref) else 'lost'}: {name}"
-        with suppress(OSError):  # what is used is pruned last
-            os.utime(self.path(key))
-        return entry, ""
+                return f"{'corrupt' if self.store.is_altered(ref) else 'lost'}: {name}"
+        return ""
 
     def read(self, key: str) -> Entry:
         """One entry. Raises EntryError unless it is whole, and FileNotFoundError."""
         path = self.path(key)
         try:
-            entry = Entry.model_validate_json(_unsealed(path.read_bytes()))
+            entry = Entry.model_validate_json(_unsealed(read_file(path)))
             entry.result  # noqa: B018 - raises unless it is of our types
             if entry.ingredients.key != key:
                 raise ValueError(f"the ingredients of {entry.ingredients.key}")  # noqa: TRY301
-        except ValueError as error:
+        except FileNotFoundError:
+            raise
+        except (ValueError, OSError) as error:
             raise EntryError(
                 "A cached result must be whole, written by this version, and named by the digest "
                 "of its ingredients.",
-                received=str(error).partition("\n")[0],
+                received=getattr(error, "strerror", "") or str(error).partition("\n")[0],
                 where=path,
                 advice="It is computed again when it is needed.",
             ) from error
@@ -124,7 +144,10 @@ class Entries:
 
     def write(self, entry: Entry) -> None:
         """Store an entry in one step. Raises StoreError."""
-        write_atomically(self.path(entry.ingredients.key), _sealed(entry))
+        path = self.path(entry.ingredients.key)
+        with errors_named(path):
+            make_way(path)
+        write_atomically(path, _sealed(entry))
 
     @contextmanager
     def locked(self, key: str, on_waiting: Callable[[], None]) -> Iterator[None]:
@@ -132,28 +155,19 @@ class Entries:
 
         `on_waiting` is called when somebody else holds it.
         """
-        path = self.store.locks / key
-        lock = FileLock(path, thread_local=False)
-        with errors_named(path):
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                on_waiting()
-                lock.acquire()
-        try:
+        with held(self.store.locks / key, on_waiting):
             yield
-        finally:
-            path.unlink(missing_ok=True)  # whoever waits for it opens a new file
-            lock.release()
 
     def remember(self, ingredients: Ingredients) -> None:
         """Note a run, for the next one's reasons. What cannot be noted is only not told."""
         note = self.store.latest / ingredients.stage / ingredients.key
         with suppress(OSError, StoreError):
-            if note.exists():
+            with suppress(OSError):
+                file_status(note)
                 os.utime(note)
                 return
             note.parent.mkdir(mode=0o700, exist_ok=True)
+            make_way(note)
             write_atomically(note, _sealed(ingredients))
             for old in self._notes(ingredients.stage)[REMEMBERED:]:
                 old.unlink(missing_ok=True)
@@ -163,7 +177,7 @@ class Entries:
         runs = []
         for note in self._notes(ingredients.stage):
             with suppress(OSError, ValueError):  # another run has removed it, or it is torn
-                runs.append(Ingredients.model_validate_json(_unsealed(note.read_bytes())))
+                runs.append(Ingredients.model_validate_json(_unsealed(read_file(note))))
         same_stage = (run for run in runs if run.stage == ingredients.stage)
         return min(same_stage, key=lambda run: how_different(run, ingredients), default=None)
 

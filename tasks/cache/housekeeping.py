@@ -1,20 +1,36 @@
-"""Looking after a store: what is in it, what can go, whether it is intact."""
+"""Looking after a store: what is in it, what can go, whether it is intact.
+
+What runs that are under way have used stays: results by the time of their use, the files that these
+name, and files that were stored since the first of these runs started.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.cache.blobs import Store, errors_named, regular_files, sha256_of_file
-from tasks.cache.checkpoints import all_checkpoints
+from tasks.cache.blobs import Store, errors_named
+from tasks.cache.checkpoints import Checkpoints, all_checkpoints
 from tasks.cache.entries import KEY, Entries
+from tasks.cache.places import (
+    file_status,
+    is_folder,
+    locked_folder,
+    moment,
+    open_file,
+    regular_files,
+    remove,
+)
+from tasks.cache.sharing import LOCK, held_if_free, used_since
 from tasks.errors import EntryError
 from tasks.records import BlobRef
 
@@ -42,19 +58,21 @@ class Item(NamedTuple):
         return sum(ref.size_bytes for ref in self.files.values())
 
 
-class Pruned(NamedTuple):
-    """What was removed: results, stored files, and the bytes of the latter."""
+@dataclass
+class Pruned:
+    """What was removed: results, stored files, trainings to go on with, and their bytes."""
 
-    results: int
-    files: int
-    size_bytes: int
+    results: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    trainings: int = 0
 
 
 def inventory(entries: Entries) -> list[Item]:
     """Every cached result, the one used last first."""
     items = []
     for path, status in _files(entries.store.results, KEY):
-        used = datetime.fromtimestamp(status.st_mtime, UTC)
+        used = moment(status.st_mtime)
         try:
             entry = entries.read(path.name)
             of = (entry.computed, entry.ingredients.stage, entry.result.stored_files())
@@ -66,9 +84,33 @@ def inventory(entries: Entries) -> list[Item]:
     return sorted(items, key=lambda item: item.used, reverse=True)
 
 
+def unfinished_trainings(entries: Entries) -> list[Checkpoints]:
+    """Those that a run can go on with: their result is not there."""
+    return [
+        checkpoints
+        for checkpoints in all_checkpoints(entries.store)
+        if checkpoints.size_bytes() and not entries.is_complete(checkpoints.key)
+    ]
+
+
 def stored_bytes(store: Store) -> int:
-    """What the stored files take, whether or not a result names them."""
-    return sum(status.st_size for _, status in _files(store.blobs, BLOB))
+    """What stored files and checkpoints take, whether or not a result names them."""
+    files = sum(status.st_size for _, status in _files(store.blobs, BLOB))
+    return files + sum(checkpoints.size_bytes() for checkpoints in all_checkpoints(store))
+
+
+def sweep(entries: Entries) -> None:
+    """Remove what killed runs left: locks, checkpoints of what is complete, unfinished files."""
+    store = entries.store
+    for path in regular_files(store.locks, LOCK):
+        with held_if_free(path):
+            pass
+    for checkpoints in all_checkpoints(store):
+        with held_if_free(store.locks / checkpoints.key) as is_free:
+            if is_free:
+                checkpoints.clear_unfinished()
+                if not checkpoints.size_bytes() or entries.is_complete(checkpoints.key):
+                    checkpoints.clear()
 
 
 def prune(
@@ -78,31 +120,52 @@ def prune(
 
     Goes on until the files of the results that are left take at most `max_bytes`. Files that no
     result names go, too, unless a run may still be about to name them; and so do checkpoints and
-    notes that were not used for `max_age`.
+    notes that were not used for `max_age`, and what killed runs left.
     """
-    store, now = entries.store, time.time()
+    now = time.time()
     oldest = -math.inf if max_age is None else now - max_age.total_seconds()
     room = math.inf if max_bytes is None else max_bytes
-    items, kept, named = inventory(entries), 0, set[BlobRef]()
-    for item in items:
-        more = named.union(item.files.values())
-        if item.used.timestamp() < oldest or sum(ref.size_bytes for ref in more) > room:
-            break
-        kept, named = kept + 1, more
-    for item in items[kept:]:
-        _remove(entries.path(item.key))
-    for checkpoints in all_checkpoints(store):
-        if checkpoints.written().timestamp() < oldest:
-            checkpoints.clear()
-    prune_notes(store, oldest)
-    keep = {store.path(ref) for ref in named}
-    gone = {store.path(ref) for item in items[kept:] for ref in item.files.values()}
-    sizes = []
-    for path, status in _files(store.blobs, BLOB):
-        if path not in keep and (path in gone or status.st_mtime < now - UNFINISHED_SECONDS):
-            _remove(path)
-            sizes.append(status.st_size)
-    return Pruned(len(items) - kept, len(sizes), sum(sizes))
+    sweep(entries)
+    with locked_folder(entries.store.root, alone=True):
+        in_use = used_since(entries.store)
+        items, kept, named = inventory(entries), 0, set[BlobRef]()
+        for item in items:
+            more, used = named.union(item.files.values()), item.used.timestamp()
+            too_much = sum(ref.size_bytes for ref in more) > room
+            if used < in_use and (used < oldest or too_much):
+                break
+            kept, named = kept + 1, more
+        pruned = _removed(entries, items[:kept], items[kept:], in_use, now - UNFINISHED_SECONDS)
+    _remove_trainings(entries, oldest, pruned)
+    prune_notes(entries.store, oldest)
+    return pruned
+
+
+def _removed(
+    entries: Entries, kept: list[Item], gone: list[Item], in_use: float, unnamed_before: float
+) -> Pruned:
+    """Remove results and their files, unless a kept one names them, and other old files."""
+    path_of, pruned = entries.store.path, Pruned()
+    pruned.results = sum(_remove(entries.path(item.key)) for item in gone)
+    keep = {path_of(ref) for item in kept for ref in item.files.values()}
+    loose = {path_of(ref) for item in gone for ref in item.files.values()}
+    for path, status in _files(entries.store.blobs, BLOB):
+        if path in keep or status.st_mtime >= in_use:
+            continue
+        if (path in loose or status.st_mtime < unnamed_before) and _remove(path):
+            pruned.files += 1
+            pruned.size_bytes += status.st_size
+    return pruned
+
+
+def _remove_trainings(entries: Entries, before: float, pruned: Pruned) -> None:
+    """Remove the checkpoints that were written before a moment, but of no training under way."""
+    for checkpoints in all_checkpoints(entries.store):
+        with held_if_free(entries.store.locks / checkpoints.key) as is_free:
+            if is_free and checkpoints.written().timestamp() < before:
+                pruned.trainings += 1
+                pruned.size_bytes += checkpoints.size_bytes()
+                checkpoints.clear()
 
 
 def prune_notes(store: Store, oldest: float = -math.inf) -> None:
@@ -120,40 +183,51 @@ def damages(entries: Entries) -> Iterator[str]:
         if item.damage:
             yield item.damage
         for name, ref in item.files.items():
-            if not path_of(ref).exists():
+            try:
+                file_status(path_of(ref))
+            except FileNotFoundError:
                 yield f"{item.stage}: {name} is missing ({path_of(ref)})"
+            except OSError as error:
+                yield f"{item.stage}: {name} is {error.strerror} ({path_of(ref)})"
     for path, _ in _files(entries.store.blobs, BLOB):
         try:
-            if sha256_of_file(path) != path.stem:
-                yield f"{path} is altered: its SHA-256 is not its name"
+            with open_file(path) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != path.stem:
+                    yield f"{path} is altered: its SHA-256 is not its name"
         except FileNotFoundError:  # removed meanwhile
             continue
         except OSError as error:
             yield f"{path} is unreadable: {error.strerror}"
 
 
-def clear(store: Store) -> None:
+def clear(store: Store) -> Pruned:
     """Remove every result, stored file, checkpoint and note, and nothing that is not ours.
 
-    Downloaded datasets stay, and so do the folders: a run may be using them.
+    Downloaded datasets stay, and so do the folders, and what runs under way have used.
     """
-    folders = [path for path in store.latest.glob("*/") if not path.is_symlink()]
+    entries = Entries(store)
+    sweep(entries)
+    with locked_folder(store.root, alone=True):
+        in_use = used_since(store)
+        items = inventory(entries)
+        kept = [item for item in items if item.used.timestamp() >= in_use]
+        pruned = _removed(entries, kept, items[len(kept) :], in_use, math.inf)
+    folders = [path for path in store.latest.glob("*/") if is_folder(path)]
     stages = {path: KEY for path in folders if STAGE.fullmatch(path.name)}
-    ours = {store.results: KEY, store.latest: STAGE, **stages, store.blobs: BLOB}
-    for folder, name in {**ours, store.root / "warm": NOTE}.items():  # results first
+    for folder, name in {store.latest: STAGE, **stages, store.root / "warm": NOTE}.items():
         for path, _ in _files(folder, name):
             _remove(path)
-    for checkpoints in all_checkpoints(store):
-        checkpoints.clear()
+    _remove_trainings(entries, math.inf, pruned)
+    return pruned
 
 
 def _files(folder: Path, name: re.Pattern[str]) -> Iterator[tuple[Path, os.stat_result]]:
     """Our files in a folder; a run, or another command, may remove some meanwhile."""
     for path in regular_files(folder, name):
         with suppress(FileNotFoundError):
-            yield path, path.stat()
+            yield path, path.lstat()
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path) -> bool:
     with errors_named(path):
-        path.unlink(missing_ok=True)
+        return remove(path)

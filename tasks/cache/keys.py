@@ -28,7 +28,9 @@ from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import StringConstraints
 
 from tasks import PARSING
 from tasks.records import Record
@@ -69,7 +71,7 @@ class Ingredients(Record):
     `code`: SHA-256 of each file; `libraries`: versions; `inputs`: JSON, by parameter.
     """
 
-    stage: str
+    stage: Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$")]  # a function's name
     code: dict[str, str]
     libraries: dict[str, str]
     inputs: dict[str, Any]
@@ -171,8 +173,8 @@ def _differing(old: dict[Any, Any], new: dict[Any, Any]) -> list[Any]:
 
 def _leaves(value: Any, *path: str) -> dict[tuple[str, ...], Any]:
     """Every plain value by the names that lead to it."""
-    if isinstance(value, dict) and "sha256" in value:
-        name = value.get("name", path[-1])
+    if path and isinstance(value, dict) and isinstance(value.get("sha256"), str):
+        name = str(value.get("name", path[-1]))
         name = f"{value['file']}:{name}" if "file" in value else name
         return {
             (*path[:-1], name if path[-1].isdigit() else path[-1]): _Content(name, value["sha256"])

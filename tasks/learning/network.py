@@ -151,7 +151,8 @@ def _called(
         raise ModelError(rule, received=type(model).__name__, where=own.place)
     shape = input_shape(model, dataset.pixels)
     if -1 in shape or math.prod(shape) != dataset.pixels:
-        rule = f"The model's input must have an image's size, {dataset.pixels} values in any shape."
+        size = f"the size of an image, {dataset.pixels} values in any shape"
+        rule = f"The model's input must have {size}."
         raise ModelError(rule, received=f"keras.Input({shape})", where=own.place)
     return model, np.random.default_rng(0).random((2, *shape), np.float32)
 

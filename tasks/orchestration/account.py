@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from pydantic import ValidationError
 
 from tasks.cache.blobs import PARTIAL, Store
+from tasks.cache.places import make_way, read_file, remove
 from tasks.records import EpochMetrics, Record, StageRecord
 
 
@@ -85,6 +86,7 @@ class Account:
     def begin(self) -> None:
         """The run's stages are called from now on; earlier calls do not count."""
         with suppress(OSError):
+            make_way(self._path)
             self._path.touch(mode=0o600)
         self.add(CallRecord(stage=None, started=time.time()))
 
@@ -94,7 +96,7 @@ class Account:
         Nor is what a stage still does in a thread of its own after the run has failed.
         """
         with suppress(OSError):
-            file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW)
             try:
                 os.write(file, call.model_dump_json().encode() + b"\n")
             finally:
@@ -114,11 +116,12 @@ class Account:
 
     def remove(self) -> None:
         """The run has ended."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            remove(self._path)
 
     def _calls(self) -> Iterator[CallRecord]:
         try:
-            lines = self._path.read_bytes().splitlines()
+            lines = read_file(self._path).splitlines()
         except OSError:
             return
         for line in lines:

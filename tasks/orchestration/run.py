@@ -12,6 +12,9 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
 from tasks.cache.blobs import Store, try_folder
+from tasks.cache.entries import Entries
+from tasks.cache.housekeeping import sweep
+from tasks.cache.sharing import run_under_way
 from tasks.errors import DatasetError, PayloadError
 from tasks.orchestration.account import Account, listener
 from tasks.orchestration.events import explain, tell_failed_load
@@ -64,7 +67,9 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
     assert run is not None, "stored_run belongs inside a flow"
     refresh = settings.refresh or PREFECT_TASKS_REFRESH_CACHE.value()
     store = Store(root=settings.cache_root, fresh_since=run.start_time if refresh else None)
-    store.prepare()
+    for note in store.prepare():
+        get_run_logger().warning("%s", note)
+    sweep(Entries(store))
     for folder in (settings.model_root, settings.model_root / "reports"):
         try_folder(folder, option="--model-dir")  # now, and not after a training
     account = Account(store, run.flow_run and run.flow_run.id)
@@ -72,7 +77,8 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
     if run.flow_run:
         listener().run_started(str(run.flow_run.id))
     try:
-        yield store
+        with run_under_way(store):
+            yield store
     except DatasetError as error:
         tell_failed_load(dataset_name(settings.dataset, settings.name), str(error))
         raise

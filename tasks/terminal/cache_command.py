@@ -8,6 +8,7 @@ preprocess  2026-11-20 21:14  2026-11-23 09:02   219.8MB  0b7763fe12aa
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -16,9 +17,16 @@ from datetime import timedelta
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from tasks.cache.blobs import Store
-from tasks.cache.checkpoints import all_checkpoints
 from tasks.cache.entries import Entries
-from tasks.cache.housekeeping import clear, damages, inventory, prune, stored_bytes
+from tasks.cache.housekeeping import (
+    clear,
+    damages,
+    inventory,
+    prune,
+    stored_bytes,
+    unfinished_trainings,
+)
+from tasks.cache.sharing import used_since
 from tasks.errors import PipelineError
 from tasks.settings import RunSettings
 from tasks.terminal.streams import on_any_streams
@@ -52,16 +60,19 @@ def _list(store: Store, _: argparse.Namespace) -> int:
         times = (f"{time.astimezone():%Y-%m-%d %H:%M}" for time in (item.computed, item.used))
         print(columns.format(item.stage, *times, _size(item.size_bytes), item.key[:12]))
     print(f"{_count(len(items), 'result')}, {_size(stored_bytes(store))} in {store.root}")
-    if unfinished := list(all_checkpoints(store)):
+    if unfinished := unfinished_trainings(Entries(store)):
         print(f"{_count(len(unfinished), 'training')} to go on with: a run was cut off, or is on")
     return 0
 
 
 def _prune(store: Store, options: argparse.Namespace) -> int:
     done = prune(Entries(store), max_bytes=options.max_size, max_age=options.max_age)
-    counts = f"{_count(done.results, 'result')} and {_count(done.files, 'file')}"
+    results, files = _count(done.results, "result"), _count(done.files, "file")
+    counts = f"{results} and {files}"
+    if done.trainings:
+        counts = f"{results}, {files} and {_count(done.trainings, 'training')} to go on with"
     print(f"{counts} removed, {_size(done.size_bytes)}.")
-    print(f"{_size(stored_bytes(store))} are left in {store.root}")
+    print(f"{_size(stored_bytes(store))} are left in {store.root}{_in_use(store)}")
     return 0
 
 
@@ -74,10 +85,13 @@ def _verify(store: Store, _: argparse.Namespace) -> int:
 
 
 def _clear(store: Store, _: argparse.Namespace) -> int:
-    size = _size(stored_bytes(store))
-    clear(store)
-    print(f"{size} removed from {store.root}. Downloaded datasets stay.")
+    removed = _size(clear(store).size_bytes)
+    print(f"{removed} removed from {store.root}. Downloaded datasets stay{_in_use(store)}.")
     return 0
+
+
+def _in_use(store: Store) -> str:
+    return "" if used_since(store) == math.inf else ", and what a run uses that is under way"
 
 
 def _parser() -> argparse.ArgumentParser:

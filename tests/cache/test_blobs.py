@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import FullDisk, npy_bytes
+from builders import FullDisk, npy_bytes, npy_header
+from strange_files import EVERY_KIND, Kind, replace_by
 
 from tasks.cache.blobs import NewFile, Store, sha256_of_file, write_atomically
 from tasks.errors import PayloadError, StoreError
 from tasks.records import ArrayRef
 
+HUGE = 2**40
 ROWS = np.arange(6, dtype=np.uint8).reshape(3, 2)
 
 
@@ -268,6 +270,34 @@ def test_partial_files_of_killed_runs_are_swept_up_after_a_day(store: Store) -> 
     assert (old.exists(), young.exists()) == (False, True)
 
 
+@EVERY_KIND
+@pytest.mark.parametrize("name", ["blobs", "results", "accounts", "latest/train"])
+def test_abandoned_is_swept_up_whatever_it_is(store: Store, kind: Kind, name: str) -> None:
+    place = store.root / name / "old.partial"
+    place.parent.mkdir(exist_ok=True)
+    replace_by(kind, place)
+    os.utime(place, (0, 0), follow_symlinks=False)
+
+    store.prepare()
+
+    assert not os.path.lexists(place)
+
+
+def test_abandoned_link_to_a_folder_goes_without_what_is_in_it(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    link = store.blobs / "old.partial"
+    link.symlink_to(tmp_path / "mine")
+    os.utime(link, (0, 0), follow_symlinks=False)
+    os.utime(tmp_path / "mine", (0, 0))
+
+    store.prepare()
+
+    assert not link.is_symlink()
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_damaged_file_is_set_aside_and_swept_up(store: Store) -> None:
     ref = store.put_array(ROWS)
     store.set_aside(ref)
@@ -303,3 +333,108 @@ def test_published_file_has_the_mode_that_was_asked_for(tmp_path: Path) -> None:
 
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("private", "public")]
     assert modes == [0o600, 0o644]
+
+
+def stored(store: Store, content: bytes, shape: tuple[int, ...], dtype: str) -> ArrayRef:
+    """A stored file with the right digest, named as an array."""
+    blob = store.put_bytes(content, ".npy")
+    return ArrayRef(**blob.model_dump(), shape=shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("content", "shape", "dtype"),
+    [
+        (npy_header((HUGE,)), (HUGE,), "uint8"),
+        (npy_header((HUGE, HUGE)), (HUGE, HUGE), "uint8"),
+        (npy_header((2,)) + b"ab", (3,), "uint8"),
+        (npy_header((2,)) + b"ab", (2,), "int8"),
+        (npy_header((2,), fortran_order=True) + b"ab", (2,), "uint8"),
+        (npy_header((1,), "|O") + b"a", (1,), "object"),
+        (b"no array", (2,), "uint8"),
+        (b"", (2,), "uint8"),
+        (npy_header((2,)).replace(b"shape", b"sh(pe"), (2,), "uint8"),
+        (npy_header((2,)).replace(b"{", b"("), (2,), "uint8"),
+        (npy_header((2,)).replace(b"\x01\x00", b"\x02\x00", 1), (2,), "uint8"),
+    ],
+)
+def test_array_that_is_not_what_its_record_says_is_damaged(
+    store: Store, content: bytes, shape: tuple[int, ...], dtype: str
+) -> None:
+    with pytest.raises(PayloadError, match="must have its recorded size and SHA-256"):
+        store.open_array(stored(store, content, shape, dtype))
+
+
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+FOLDERS = ["", "blobs", "results", "latest", "checkpoints", "locks", "accounts"]
+
+
+@NEEDS_ROOT
+def test_stored_file_of_another_user_is_damaged(store: Store) -> None:
+    ref = store.put_array(ROWS)
+    os.chown(store.path(ref), 12345, -1)
+
+    assert not store.holds(ref)
+    with pytest.raises(PayloadError, match="a file of another user"):
+        store.open_array(ref)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o750, 0o701, 0o1777])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folder_that_is_open_to_others_is_closed_and_told(
+    store: Store, name: str, mode: int
+) -> None:
+    folder = store.root / name
+    folder.chmod(mode)
+
+    expected = f"{folder} was open to other users ({mode:04o}), and is closed to them now"
+    assert [expected] == store.prepare()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert store.prepare() == []
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folder_of_somebody_else_is_refused(store: Store, name: str) -> None:
+    os.chown(store.root / name, 12345, -1)
+
+    with pytest.raises(StoreError, match=r"must belong to the user .*Received: user 12345, not 0"):
+        store.prepare()
+
+
+def test_root_that_others_can_write_to_is_refused_if_other_things_lie_in_it(store: Store) -> None:
+    (store.root / "thesis.tex").touch()
+    store.root.chmod(0o775)
+
+    with pytest.raises(StoreError, match=r"Received: mode 0775 \(in .*Other things lie in it"):
+        store.prepare()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_root_that_is_shared_for_other_things_is_left_as_it_is(store: Store, mode: int) -> None:
+    """Nobody can rename what lies in it, and what lies there is private."""
+    (store.root / "thesis.tex").touch()
+    store.root.chmod(mode)
+    store.results.chmod(0o777)
+
+    assert len(store.prepare()) == 1
+    assert stat.S_IMODE(store.results.stat().st_mode) == 0o700
+    assert stat.S_IMODE(store.root.stat().st_mode) == mode
+
+
+def test_file_that_has_gone_by_the_time_it_is_opened_is_damaged(store: Store) -> None:
+    ref = store.put_array(ROWS)
+
+    def open_late() -> None:
+        with store.reading(ref) as path:
+            path.unlink()
+            path.open()
+
+    with pytest.raises(PayloadError, match="no such file"):
+        open_late()
+
+
+def test_error_over_an_intact_file_is_passed_on(store: Store) -> None:
+    ref = store.put_array(ROWS)
+
+    with pytest.raises(ValueError, match="of the reader"), store.reading(ref):
+        raise ValueError("of the reader")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,16 @@ from builders import (
     Run,
     edit_code,
     flip_bit,
+    npy_header,
     place_idx,
     settings_in,
     stripes,
 )
 from prefect import flow
 from prefect.client.orchestration import get_client
+from strange_files import EVERY_KIND, Kind, no_hanging, replace_by
 
-from tasks.cache.blobs import Store
+from tasks.cache.blobs import NewFile, Store
 from tasks.cache.checkpoints import Checkpoint, Checkpoints, written_beside
 from tasks.cache.entries import Entries
 from tasks.fetch import fetch
@@ -38,6 +41,7 @@ from tasks.train import train
 
 KEY, OTHER_KEY = "ab" * 32, "cd" * 32
 SHAPES = [(5, 3), (), (2,), (400, 400)]
+HUGE, DIGITS = 2**50, 10**400
 TORN = "it is torn or altered: content and digest differ"
 
 Trained = tuple[str, tuple[EpochMetrics, ...]]  # weights and history
@@ -165,6 +169,77 @@ class TestFiles:
         assert outside.exists()
 
 
+class TestForged:
+    """Checkpoints with the right digest that no training writes."""
+
+    def forge(self, store: Store, *arrays: bytes, count: int = len(SHAPES)) -> Checkpoints:
+        """A sealed file after the first epoch; one that is whole lies before it."""
+        checkpoints = written(store, 1, 2)
+        history = [one.model_dump() for one in checkpoint(2).history]
+        with NewFile(checkpoints.folder) as file:
+            text = {"key": KEY, "history": history, "arrays": count}
+            file.write(json.dumps(text).encode() + b"\n")
+            for array in arrays:
+                file.write(array)
+            file.write(file.sha256.encode())
+            file.publish(checkpoints.folder / "000002")
+        return checkpoints
+
+    @pytest.mark.parametrize(
+        "arrays",
+        [
+            [npy_header((HUGE,), "<f4")],
+            [npy_header((HUGE, HUGE), "<f8")],
+            [npy_header((2**32, 2**32), "<f8")],  # whose product is 0 in 64 bits
+            [npy_header((5, 3), "<f4")],  # without its values
+            [npy_header((5, 3), "|O")],
+            [npy_header((5, 3), "<U1000000")],
+            [npy_header((5, 3), "<U1") + bytes(60)],
+            [b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000],
+            [b"\x93NUMPY\x01\x00\x90\x1f" + b"-" * 8_080],
+            [],
+        ],
+    )
+    def test_header_is_bounded_before_anything_is_allocated(
+        self, store: Store, arrays: list[bytes]
+    ) -> None:
+        epoch, warnings = newest_epoch(self.forge(store, *arrays))
+
+        assert epoch == 1
+        assert len(warnings) == 1
+
+    @pytest.mark.parametrize("count", [HUGE, DIGITS, -1, 0])
+    def test_number_of_arrays_is_that_of_the_model(self, store: Store, count: int) -> None:
+        epoch, warnings = newest_epoch(self.forge(store, count=count))
+
+        assert epoch == 1
+        assert len(warnings) == 1
+
+    @EVERY_KIND
+    def test_something_strange_in_the_place_of_the_newest_gives_way(
+        self, store: Store, kind: Kind
+    ) -> None:
+        checkpoints = written(store, 1, 2)
+        replace_by(kind, checkpoints.folder / "000002")
+
+        with no_hanging():
+            assert newest_epoch(checkpoints) == (1, [])
+            checkpoints.write(checkpoint(2))
+
+        assert newest_epoch(checkpoints) == (2, [])
+
+    @EVERY_KIND
+    def test_something_strange_in_the_place_of_their_folder_gives_way(
+        self, store: Store, kind: Kind
+    ) -> None:
+        replace_by(kind, store.checkpoints / KEY)
+
+        with no_hanging():
+            checkpoints = written(store, 1)
+
+        assert newest_epoch(checkpoints) == (1, [])
+
+
 class TestWriter:
     """Writing beside a training."""
 
@@ -187,7 +262,8 @@ class TestWriter:
     ) -> None:
         """As root every folder can be written to, so a file stands in its place."""
         checkpoints, warnings = Checkpoints(store, KEY), list[str]()
-        checkpoints.folder.touch()
+        store.checkpoints.rmdir()
+        store.checkpoints.touch()
 
         with written_beside(checkpoints, warnings.append) as write:
             write(checkpoint(1))

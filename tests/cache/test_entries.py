@@ -14,7 +14,8 @@ from builders import sealed, store_metrics
 
 from tasks.cache.blobs import Store
 from tasks.cache.entries import REMEMBERED, Entries, Entry
-from tasks.cache.keys import Ingredients
+from tasks.cache.housekeeping import inventory
+from tasks.cache.keys import Ingredients, what_changed
 from tasks.errors import EntryError
 from tasks.records import (
     ArrayRef,
@@ -377,3 +378,178 @@ class TestRememberedRuns:
         entries.remember(INGREDIENTS)
 
         assert entries.nearest(INGREDIENTS) is None
+
+
+ENTRIES = {
+    type(result).__name__: Entry.of(result, INGREDIENTS).model_dump(mode="json")
+    for result in RESULTS
+}
+HUGE, DIGITS = 2**50, 10**400
+# A result, where in it, and what stands there instead.
+FORGED: list[tuple[str, str, Any]] = [
+    ("Metrics", "value.accuracy_fraction", "NaN"),
+    ("Metrics", "value.accuracy_fraction", 1.5),
+    ("Metrics", "value.accuracy_interval", ["NaN", 1]),
+    ("Metrics", "value.loss", "NaN"),
+    ("Metrics", "value.loss", "Infinity"),
+    ("Metrics", "value.loss", 1e300),
+    ("Metrics", "value.images", HUGE),
+    ("Metrics", "value.images", DIGITS),
+    ("Metrics", "value.images", -1),
+    ("Metrics", "value.per_class.0.precision", "NaN"),
+    ("Metrics", "value.per_class.0.images", DIGITS),
+    ("Metrics", "value.confusion", [[2, 1], [0]]),
+    ("Metrics", "value.confusion", [[2, 1]]),
+    ("Metrics", "value.confusion.0.0", DIGITS),
+    ("Metrics", "value.calibration_error", "NaN"),
+    ("Metrics", "value.reliability.0.confidence", "Infinity"),
+    ("Metrics", "value.mistakes.0.row", 3),
+    ("Metrics", "value.mistakes.0.row", -4),
+    ("Metrics", "value.mistakes.0.confidence", "NaN"),
+    ("Metrics", "value.probabilities.shape", [HUGE, HUGE]),
+    ("Metrics", "value.probabilities.shape", [-3, 2]),
+    ("Metrics", "value.probabilities.sha256", "../../../etc/passwd"),
+    ("Metrics", "value.probabilities.suffix", "/../../x"),
+    ("Metrics", "value.probabilities.size_bytes", DIGITS),
+    ("ModelRef", "value.history.0.loss", "NaN"),
+    ("ModelRef", "value.history.0.accuracy_fraction", "-Infinity"),
+    ("ModelRef", "value.parameters", DIGITS),
+    ("DatasetRef", "value.name", "../../models/mine"),
+    ("DatasetRef", "value.name", "a\x1b[2Jb"),
+    ("DatasetRef", "value.name", ""),
+    ("DatasetRef", "value.name", "a" * 300),
+    ("DatasetRef", "value.channels", HUGE),
+    ("DatasetRef", "value.class_names", []),
+    ("DatasetRef", "value.height", 7),
+    ("DatasetRef", "value.width", DIGITS),
+    ("DatasetRef", "value.y_train.shape", [4]),
+    ("Suspects", "value.found.0.row", 6),
+    ("Suspects", "value.found.0.quality", "NaN"),
+    ("Pictures", "value.drawn", {"../samples": PICTURE.model_dump()}),
+    ("ValidationReport", "value.checks.1.rows", [DIGITS]),
+    ("ValidationReport", "value.checks.1.rows", [-1]),
+    ("ValidationReport", "value.checks.1.failing", -1),
+    ("ValidationReport", "computed", "0001-01-01T00:00:00Z"),
+    ("ValidationReport", "computed", "9999-12-31T23:59:59-12:00"),
+    ("ValidationReport", "computed", "2026-11-20T10:00:00"),  # in no time zone
+    ("ValidationReport", "computed", 1e300),
+    ("ValidationReport", "computed", "NaN"),
+    ("ValidationReport", "ingredients.stage", "../train"),
+    ("ValidationReport", "ingredients.stage", "\x1b[2J"),
+]
+
+
+def forged(kind: str, place: str, value: Any) -> dict[str, Any]:
+    """A whole entry with one thing replaced."""
+    entry: dict[str, Any] = json.loads(json.dumps(ENTRIES[kind]))
+    *names, last = place.split(".")
+    at: Any = entry
+    for name in names:
+        at = at[int(name)] if name.isdigit() else at[name]
+    at[int(last) if last.isdigit() else last] = value
+    return entry
+
+
+@pytest.mark.parametrize(("kind", "place", "value"), FORGED)
+def test_sealed_entry_that_no_run_writes_is_a_miss(
+    entries: Entries, kind: str, place: str, value: Any
+) -> None:
+    entry = forged(kind, place, value)
+    key = INGREDIENTS.key
+    if place.startswith("ingredients"):  # so that its name is right
+        text = json.dumps(entry["ingredients"], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()
+    entries.path(key).write_bytes(sealed(json.dumps(entry).encode()))
+
+    with pytest.raises(EntryError):
+        entries.read(key)
+
+    assert entries.look_up(key) == (None, "corrupt: result")
+    assert [item.stage for item in inventory(entries)] == ["?"]
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_whole_entry_is_none_of_these(entries: Entries, kind: str) -> None:
+    """Or else the test above would show nothing."""
+    content = sealed(json.dumps(forged(kind, "kind", kind)).encode())
+    entries.path(INGREDIENTS.key).write_bytes(content)
+
+    assert entries.read(INGREDIENTS.key).kind == kind
+
+
+def test_entry_larger_than_any_is_not_read(entries: Entries) -> None:
+    entries.path(INGREDIENTS.key).touch()
+    os.truncate(entries.path(INGREDIENTS.key), 1 << 36)  # a hole, which takes no room
+
+    assert entries.look_up(INGREDIENTS.key) == (None, "corrupt: result")
+
+
+@pytest.mark.parametrize("seconds", [-(2**40), -1, 2**37, 2**62 // 10**9])
+def test_result_with_an_absurd_time_of_use_is_listed(entries: Entries, seconds: int) -> None:
+    entries.write(Entry.of(RESULTS[1], INGREDIENTS))
+    os.utime(entries.path(INGREDIENTS.key), (seconds, seconds))
+
+    (item,) = inventory(entries)
+
+    assert 1969 <= item.used.astimezone().year <= 9999
+
+
+INPUTS: list[Any] = [
+    {"sha256": "a"},
+    {"x": {"sha256": 1}},
+    {"x": {"sha256": "a", "name": 7}},
+    {"x": {"sha256": "a", "name": None, "file": []}},
+    {"x": [{"sha256": "a", "name": ["b"]}, [[]], {}]},
+    {"x": {"": {"1": DIGITS}}},
+    {"x": [1, "a", None, [True, {"y": 1e300}]]},
+    {},
+]
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("other", INPUTS)
+def test_any_inputs_can_be_compared(entries: Entries, inputs: Any, other: Any) -> None:
+    earlier, now = (INGREDIENTS.model_copy(update={"inputs": each}) for each in (inputs, other))
+    entries.remember(earlier)
+
+    found = entries.nearest(now)
+
+    assert earlier == found
+    assert bool(what_changed(earlier, now)) == (inputs != other) or {} in (inputs, other)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b"null", b'"train"', b"7", b"[" * 10_000, b'{"stage": 7}', b"\xff"]
+)
+def test_note_of_another_type_is_unknown(entries: Entries, text: bytes) -> None:
+    entries.remember(INGREDIENTS)
+    (entries.store.latest / "train" / INGREDIENTS.key).write_bytes(sealed(text))
+
+    assert entries.nearest(INGREDIENTS) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_entry_of_another_user_is_a_miss(entries: Entries) -> None:
+    entries.write(Entry.of(REPORT, INGREDIENTS))
+    os.chown(entries.path(INGREDIENTS.key), 12345, -1)
+
+    assert entries.look_up(INGREDIENTS.key) == (None, "corrupt: result")
+
+
+@pytest.mark.parametrize("name", ["halve", "Halve2", "_private", "größe"])
+def test_stage_has_any_name_of_a_function(entries: Entries, name: str) -> None:
+    ingredients = Ingredients(stage=name, code={}, libraries={}, inputs={})
+    entries.write(Entry.of(REPORT, ingredients))
+
+    assert entries.read(ingredients.key).ingredients == ingredients
+
+
+def test_refresh_takes_nothing_that_claims_to_be_from_the_future(entries: Entries) -> None:
+    entry = Entry.of(REPORT, INGREDIENTS)
+    later = {"computed": datetime.now(UTC) + timedelta(days=2)}
+    entries.write(entry.model_copy(update=later))
+    since = datetime.now(UTC) - timedelta(hours=1)
+
+    fresh = Entries(entries.store.model_copy(update={"fresh_since": since}))
+
+    assert fresh.look_up(INGREDIENTS.key) == (None, "refresh")

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import files_below, flip_bit, store_metrics
+from strange_files import EVERY_KIND, Kind, no_hanging, replace_by
 
 from tasks.cache.blobs import Store
+from tasks.cache.checkpoints import Checkpoint, Checkpoints
 from tasks.cache.entries import Entries, Entry
-from tasks.cache.housekeeping import Pruned, clear, damages, inventory, prune, stored_bytes
+from tasks.cache.housekeeping import (
+    Pruned,
+    clear,
+    damages,
+    inventory,
+    prune,
+    stored_bytes,
+    sweep,
+)
 from tasks.cache.keys import Ingredients
-from tasks.records import Metrics
+from tasks.cache.sharing import run_under_way
+from tasks.records import EpochMetrics, Metrics
 from tasks.settings import RunSettings
 from tasks.terminal.cache_command import main
 from tasks.terminal.preload import remember
@@ -35,7 +47,8 @@ def keep(store: Store, stage: str, *, content: float, used_days_ago: float = 0) 
     ingredients = ingredients_of(stage)
     Entries(store).write(Entry.of(metrics, ingredients))
     used = time.time() - used_days_ago * DAY_SECONDS
-    os.utime(store.results / ingredients.key, (used, used))
+    for path in (store.results / ingredients.key, store.path(metrics.probabilities)):
+        os.utime(path, (used, used))
     return ingredients.key
 
 
@@ -185,6 +198,18 @@ def test_altered_file_is_named(store: Store) -> None:
     assert list(damages(Entries(store))) == [f"{path} is altered: its SHA-256 is not its name"]
 
 
+@EVERY_KIND
+def test_verify_names_what_is_no_file(store: Store, kind: Kind) -> None:
+    place = file_of(store, keep(store, "evaluate", content=1))
+    replace_by(kind, place)
+
+    with no_hanging():
+        (line,) = damages(Entries(store))
+
+    assert line.startswith("evaluate: probabilities is ")
+    assert str(place) in line
+
+
 def test_torn_result_is_named(store: Store) -> None:
     key = keep(store, "evaluate", content=1)
     (store.results / key).write_text("{")
@@ -284,3 +309,215 @@ def test_wrong_call_is_refused(
         call(store, *arguments)
     assert refusal.value.code == 2
     assert message in capsys.readouterr().err
+
+
+OTHER_KEY = 64 * "e"
+METRICS = EpochMetrics(loss=0.5, accuracy_fraction=0.5)
+
+
+def cut_off(store: Store, key: str = OTHER_KEY, *, days_ago: float = 0) -> Checkpoints:
+    """What a training leaves that was killed while it wrote its second checkpoint."""
+    checkpoints = Checkpoints(store, key)
+    checkpoints.write(Checkpoint((METRICS,), [np.zeros(100)]))
+    (checkpoints.folder / "tmp12345678.partial").touch()
+    written = time.time() - days_ago * DAY_SECONDS
+    os.utime(checkpoints.folder / "000001", (written, written))
+    return checkpoints
+
+
+def looked_up(store: Store, key: str) -> str:
+    """Use a result, as a run does; returns what is wrong with it."""
+    return Entries(store).look_up(key)[1]
+
+
+class TestWhatKilledRunsLeave:
+    """Swept up by the next run, and by `mnist-cache prune`."""
+
+    @pytest.fixture(params=["the next run", "prune"])
+    def sweep_up(self, request: pytest.FixtureRequest, store: Store) -> Callable[[], None]:
+        if request.param == "prune":
+            return lambda: prune(Entries(store), max_bytes=10**9) and None
+        return lambda: sweep(Entries(store))
+
+    def test_checkpoints_of_a_complete_training_go(
+        self, store: Store, sweep_up: Callable[[], None]
+    ) -> None:
+        done = cut_off(store, keep(store, "train", content=1))
+        sweep_up()
+        assert not done.folder.exists()
+
+    def test_checkpoints_of_others_stay_without_the_unfinished_file(
+        self, store: Store, sweep_up: Callable[[], None]
+    ) -> None:
+        cut_off(store)
+        sweep_up()
+        assert files_below(store.checkpoints) == {f"{OTHER_KEY}/000001"}
+
+    def test_checkpoints_whose_result_is_damaged_stay(
+        self, store: Store, sweep_up: Callable[[], None]
+    ) -> None:
+        key = keep(store, "train", content=1)
+        file_of(store, key).unlink()
+        cut_off(store, key)
+        sweep_up()
+        assert files_below(store.checkpoints) == {f"{key}/000001"}
+
+    def test_folder_without_a_checkpoint_goes(
+        self, store: Store, sweep_up: Callable[[], None]
+    ) -> None:
+        unfinished = cut_off(store)
+        (unfinished.folder / "000001").unlink()
+        sweep_up()
+        assert list(store.checkpoints.iterdir()) == []
+
+    def test_training_that_goes_on_keeps_its_own(
+        self, store: Store, sweep_up: Callable[[], None]
+    ) -> None:
+        """As with `--refresh`, beside the earlier result."""
+        running = cut_off(store, keep(store, "train", content=1))
+        with Entries(store).locked(running.key, pytest.fail):
+            sweep_up()
+        assert len(list(running.folder.iterdir())) == 2
+
+    @pytest.mark.parametrize("name", [OTHER_KEY, f"{32 * 'e'}.run"])
+    def test_lock_file_that_nobody_holds_goes(
+        self, store: Store, sweep_up: Callable[[], None], name: str
+    ) -> None:
+        (store.locks / name).touch()
+        (store.locks / "notes.txt").touch()
+        sweep_up()
+        assert files_below(store.locks) == {"notes.txt"}
+
+    def test_lock_that_is_held_stays(self, store: Store, sweep_up: Callable[[], None]) -> None:
+        with Entries(store).locked(OTHER_KEY, pytest.fail), run_under_way(store):
+            before = files_below(store.locks)
+            sweep_up()
+            assert len(before) == 2
+            assert files_below(store.locks) == before
+
+
+def test_note_that_was_being_written_is_swept_up_after_a_day(store: Store) -> None:
+    partial = store.latest / "train" / "tmp12345678.partial"
+    partial.parent.mkdir()
+    partial.touch()
+    os.utime(partial, (0, 0))
+    store.prepare()
+    assert not partial.exists()
+
+
+class TestCounts:
+    """What `list`, `prune` and `clear` print."""
+
+    def test_training_to_go_on_with_is_listed(
+        self, store: Store, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cut_off(store)
+        call(store, "list")
+        assert "1 training to go on with" in capsys.readouterr().out
+
+    def test_complete_or_empty_training_is_not_listed(
+        self, store: Store, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cut_off(store, keep(store, "train", content=1))
+        (cut_off(store).folder / "000001").unlink()
+        (store.checkpoints / (64 * "f")).touch()
+        call(store, "list")
+        assert "to go on with" not in capsys.readouterr().out
+
+    def test_checkpoints_count_as_what_is_stored(self, store: Store) -> None:
+        size = cut_off(store).size_bytes()
+        assert size > 800
+        assert stored_bytes(store) == size
+
+    def test_pruned_training_is_counted(
+        self, store: Store, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        size = cut_off(store, days_ago=2).size_bytes()
+        call(store, "prune", "--max-age", "1d")
+        out = capsys.readouterr().out
+        assert out.startswith("0 results, 0 files and 1 training to go on with removed, ")
+        assert stored_bytes(store) == 0 < size
+
+    @pytest.mark.parametrize("remove", [lambda store: prune(Entries(store), max_bytes=0), clear])
+    def test_what_another_command_has_removed_is_not_counted(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Store], Pruned]
+    ) -> None:
+        keep(store, "evaluate", content=1)
+
+        def too_late(path: Path) -> bool:
+            path.unlink()
+            return False
+
+        monkeypatch.setattr("tasks.cache.housekeeping.remove", too_late)
+        assert remove(store) == Pruned()
+
+    def test_clearing_says_what_it_removed(
+        self, store: Store, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        keep(store, "evaluate", content=1)
+        call(store, "clear")
+        assert capsys.readouterr().out == (
+            f"4.1KB removed from {store.root}. Downloaded datasets stay.\n"
+        )
+
+
+@pytest.mark.parametrize("remove", [lambda store: prune(Entries(store), max_bytes=0), clear])
+class TestWhileARunGoesOn:
+    """What a run has used stays; what it has not goes."""
+
+    def test_result_that_was_used_stays_with_its_file(
+        self, store: Store, remove: Callable[[Store], Pruned]
+    ) -> None:
+        used = keep(store, "used", content=1, used_days_ago=2)
+        keep(store, "unused", content=2, used_days_ago=1)
+        with run_under_way(store):
+            assert looked_up(store, used) == ""
+            assert remove(store) == Pruned(1, 1, FILE_BYTES)
+            assert looked_up(store, used) == ""
+        assert remove(store) == Pruned(1, 1, FILE_BYTES)
+
+    def test_file_that_no_result_names_yet_stays(
+        self, store: Store, remove: Callable[[Store], Pruned]
+    ) -> None:
+        old = store.put_array(np.zeros(3))
+        os.utime(store.path(old), (0, 0))
+        with run_under_way(store):
+            new = store.put_array(np.ones(3))
+            remove(store)
+        assert (store.holds(new), store.holds(old)) == (True, False)
+
+    def test_training_that_goes_on_keeps_its_checkpoints(
+        self, store: Store, remove: Callable[[Store], Pruned]
+    ) -> None:
+        running = cut_off(store)
+        with Entries(store).locked(running.key, pytest.fail), run_under_way(store):
+            remove(store)
+        assert running.size_bytes()
+
+    def test_two_runs_keep_what_the_first_of_them_used(
+        self, store: Store, remove: Callable[[Store], Pruned]
+    ) -> None:
+        used = keep(store, "used", content=1, used_days_ago=2)
+        with run_under_way(store):
+            looked_up(store, used)
+            with run_under_way(store):
+                pass
+            assert remove(store) == Pruned()
+
+    def test_run_that_was_killed_keeps_nothing(
+        self, store: Store, remove: Callable[[Store], Pruned]
+    ) -> None:
+        (store.locks / f"{32 * 'e'}.run").touch()
+        keep(store, "evaluate", content=1)
+        assert remove(store) == Pruned(1, 1, FILE_BYTES)
+
+
+@pytest.mark.parametrize("command", [["clear"], ["prune", "--max-size", "0"]])
+def test_command_says_that_something_is_in_use(
+    store: Store, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    with run_under_way(store):
+        key = keep(store, "evaluate", content=1)
+        assert call(store, *command) == 0
+    assert looked_up(store, key) == ""
+    assert "what a run uses that is under way" in capsys.readouterr().out

@@ -219,7 +219,7 @@ BROKEN = {
     "one label missing": (replace("y_train", lambda labels: labels[1:]), "60 images, 59 labels"),
     "colour": (
         replace("x_test", lambda x: np.stack([x] * 3, axis=-1)),
-        r"x_test must be grey.*Received: shape \(33, 8, 6, 3\)",
+        r"height, width and channels.*\(8, 6\) and \(8, 6, 3\)",
     ),
     "fractional labels": (replace("y_test", lambda labels: labels + 0.5), "be whole numbers"),
 }

@@ -438,6 +438,20 @@ class TestDamagedResults:
         assert run.computed == ALWAYS
 
 
+def test_folder_that_was_open_to_others_is_told_in_the_log(
+    after_a_run: RunSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    (after_a_run.cache_root / "results").chmod(0o777)
+    logger = logging.getLogger("prefect.flow_runs")
+    logger.addHandler(caplog.handler)
+    try:
+        run_flow(after_a_run)
+    finally:
+        logger.removeHandler(caplog.handler)
+
+    assert "results was open to other users (0777), and is closed to them now" in caplog.text
+
+
 class TestFailedStages:
     """A stage that fails leaves nothing but its error."""
 

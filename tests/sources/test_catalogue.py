@@ -21,7 +21,7 @@ from builders import Arrays, idx_bytes, tiny_arrays, write_idx_folder
 from tasks.cache.blobs import Store
 from tasks.errors import DatasetError
 from tasks.load import load
-from tasks.records import DatasetSource
+from tasks.records import DatasetSource, Reading
 from tasks.sources import catalogue
 from tasks.sources.catalogue import (
     EMBEDDED_MNIST,
@@ -32,6 +32,7 @@ from tasks.sources.catalogue import (
     open_dataset,
 )
 from tasks.sources.idx import IDX_FILES
+from tasks.sources.stream import OpenedDataset
 
 CHANGED = r"must not change while it is read\. Received: another size or modification time \(in .*"
 
@@ -298,8 +299,8 @@ def test_source_that_changes_while_it_is_loaded_is_refused(
     folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
     source = find_dataset(str(folder), downloads=tmp_path)
 
-    def open_then_change(opened: DatasetSource) -> dict[str, object]:
-        streams = open_dataset(opened)
+    def open_then_change(opened: DatasetSource, reading: Reading) -> OpenedDataset:
+        streams = open_dataset(opened, reading)
         (folder / IDX_FILES["x_test"]).write_bytes(idx_bytes(255 - tiny_arrays()["x_test"]))
         os.utime(folder / IDX_FILES["x_test"], (0, 0))
         return streams

@@ -295,13 +295,14 @@ def test_sizes_and_classes_come_from_the_data(tmp_path: Path, store: Store) -> N
         ),
         (
             {"x_test": np.zeros((12, 20), np.uint8)},
-            "x_test must have the axes (image, row, column).",
+            "x_test must have the axes (image, row, column), or besides them one or three "
+            "channels.",
             "shape (12, 20) (in x_test.npy of tiny.npz)",
         ),
         (
-            {"x_test": np.zeros((12, 4, 5, 3), np.uint8)},
-            "x_test must be grey, with the axes (image, row, column).",
-            "shape (12, 4, 5, 3) (in x_test.npy of tiny.npz)",
+            {"x_test": np.full((12, 4, 5, 3), 9, np.uint8)},
+            "Training and test images must have the same height, width and channels.",
+            "(4, 5) and (4, 5, 3) (in x_train.npy of tiny.npz and x_test.npy of tiny.npz)",
         ),
         (
             {"y_test": np.zeros((12, 3, 1), np.uint8)},
@@ -310,7 +311,7 @@ def test_sizes_and_classes_come_from_the_data(tmp_path: Path, store: Store) -> N
         ),
         (
             {"x_test": np.zeros((12, 5, 4), np.uint8)},
-            "Training and test images must have the same height and width.",
+            "Training and test images must have the same height, width and channels.",
             "(4, 5) and (5, 4) (in x_train.npy of tiny.npz and x_test.npy of tiny.npz)",
         ),
         (

@@ -166,10 +166,10 @@ def test_multi_label_targets_are_refused_by_name(tmp_path: Path, store: Store) -
 
 
 @pytest.mark.usefixtures("outside_a_run")
-def test_colour_is_refused(tmp_path: Path, store: Store) -> None:
-    colour = np.zeros((30, 4, 5, 3), np.uint8)
+def test_colour_in_one_split_alone_is_refused(tmp_path: Path, store: Store) -> None:
+    colour = np.full((30, 4, 5, 3), 9, np.uint8)
 
-    with pytest.raises(DatasetError, match=r"x_train must be grey.*\(30, 4, 5, 3\)"):
+    with pytest.raises(DatasetError, match=r"height, width and channels.*\(4, 5, 3\) and \(4, 5\)"):
         loaded(medmnist(tmp_path / "bloodmnist.npz", train_images=colour), store)
 
 

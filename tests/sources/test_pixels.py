@@ -92,9 +92,9 @@ RULE = "Pixels must be whole numbers from 0 to 255, or lie in [0, 1]. Received: 
         (of(np.nan, 0), f"{RULE}float64, nan … nan, not all whole", "Replace what is no number"),
         (of(0, np.inf), f"{RULE}float64, 0.0 … inf", "Divide by"),
         (np.array([[["a"]]]), "x_train must hold numbers. Received: <U1 (in", "Save the pixels"),
-        (np.zeros((2, 784)), "x_train must have the axes (image, row, column). Rec", "Reshape"),
-        (np.zeros((2, 1, 4, 5)), "x_train must have the axes (image, row, column). R", "Reshape"),
-        (np.zeros((2, 4, 5, 3)), "x_train must be grey, with the axes (image, row, ", "Convert"),
+        (np.zeros((2, 784)), "x_train must have the axes (image, row, column), or", "Reshape"),
+        (np.zeros((2, 1, 4, 5)), "x_train must have the axes (image, row, column), or", "Reshape"),
+        (np.zeros((2, 4, 5, 4)), "x_train must have the axes (image, row, column), or", "Reshape"),
     ],
 )
 def test_what_are_no_pixels_is_refused(images: np.ndarray, message: str, advice: str) -> None:
@@ -108,3 +108,16 @@ def test_what_are_no_pixels_is_refused(images: np.ndarray, message: str, advice:
 def test_splits_of_unlike_scales_are_refused() -> None:
     with pytest.raises(DatasetError, match=r"must have one scale.*0\.0 … 200\.0, .*0\.5 … 0\.5, n"):
         read(of(0, 200), of(0.5))
+
+
+def test_colour_is_kept_or_made_grey() -> None:
+    primary = np.zeros((3, 1, 1, 3), np.uint8)
+    primary[range(3), 0, 0, range(3)] = 255
+    stream = Pieces(primary)
+
+    kept = read_images({"x_train": stream}, pytest.fail, pytest.fail)["x_train"]
+    grey = read_images({"x_train": stream}, str, pytest.fail, grayscale=True)["x_train"]
+
+    np.testing.assert_array_equal(primary, np.concatenate(list(kept.rows())))
+    assert (3, 1, 1) == grey.shape
+    assert [76, 150, 29] == np.concatenate(list(grey.rows())).ravel().tolist()  # as Pillow has it
