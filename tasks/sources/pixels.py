@@ -94,8 +94,7 @@ def _with_known_axes(name: str, stream: Stream, note: Say) -> Stream:
         return Converted(stream, partial(np.squeeze, axis=3), stream.dtype, shape[:3])
     if len(shape) != 3 and channels != COLOURS:  # noqa: PLR2004 - axes
         raise DatasetError(
-            f"{name} must have the axes (image, row, column), or besides them one or three "
-            "channels.",
+            f"{name} must have the axes (image, row, column), and perhaps one or three channels.",
             received=f"shape {shape}",
             where=stream.where,
             advice="Reshape the array, for instance images.reshape(len(images), rows, columns).",

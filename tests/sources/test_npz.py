@@ -295,8 +295,7 @@ def test_sizes_and_classes_come_from_the_data(tmp_path: Path, store: Store) -> N
         ),
         (
             {"x_test": np.zeros((12, 20), np.uint8)},
-            "x_test must have the axes (image, row, column), or besides them one or three "
-            "channels.",
+            "x_test must have the axes (image, row, column), and perhaps one or three channels.",
             "shape (12, 20) (in x_test.npy of tiny.npz)",
         ),
         (

@@ -92,9 +92,9 @@ RULE = "Pixels must be whole numbers from 0 to 255, or lie in [0, 1]. Received: 
         (of(np.nan, 0), f"{RULE}float64, nan … nan, not all whole", "Replace what is no number"),
         (of(0, np.inf), f"{RULE}float64, 0.0 … inf", "Divide by"),
         (np.array([[["a"]]]), "x_train must hold numbers. Received: <U1 (in", "Save the pixels"),
-        (np.zeros((2, 784)), "x_train must have the axes (image, row, column), or", "Reshape"),
-        (np.zeros((2, 1, 4, 5)), "x_train must have the axes (image, row, column), or", "Reshape"),
-        (np.zeros((2, 4, 5, 4)), "x_train must have the axes (image, row, column), or", "Reshape"),
+        (np.zeros((2, 784)), "x_train must have the axes (image, row, column), and", "Reshape"),
+        (np.zeros((2, 1, 4, 5)), "x_train must have the axes (image, row, column), and", "Reshape"),
+        (np.zeros((2, 4, 5, 4)), "x_train must have the axes (image, row, column), and", "Reshape"),
     ],
 )
 def test_what_are_no_pixels_is_refused(images: np.ndarray, message: str, advice: str) -> None:

@@ -485,7 +485,7 @@ def test_command_writes_a_profile_that_a_run_can_use(
     ("name", "change", "message"),
     [
         ("x_train", lambda x: x[1:], "A profile is made of images with a label each."),
-        ("x_train", lambda x: x[0], "x_train must have the axes (image, row, column), or"),
+        ("x_train", lambda x: x[0], "x_train must have the axes (image, row, column), and"),
         ("y_train", lambda y: y + 0.5, "Labels must be whole numbers, truth values or text."),
     ],
     ids=["an image less", "one image", "halves"],
