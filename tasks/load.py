@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +11,7 @@ from tasks.cache.blobs import Store
 from tasks.errors import DatasetError
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, AS_IT_IS, DatasetRef, DatasetSource, Reading
-from tasks.sources.catalogue import check_unchanged, open_dataset
+from tasks.sources.catalogue import check_unchanged, common_folder, open_dataset
 from tasks.sources.labels import Labels, read_labels
 from tasks.sources.pixels import read_images
 from tasks.sources.splits import Selected, draw_test_split, require_splits
@@ -57,8 +56,9 @@ def _read(
     opened: OpenedDataset, source: DatasetSource, reading: Reading
 ) -> tuple[dict[str, Stream], dict[str, Labels], tuple[str, ...]]:
     """The images of both splits, their labels, and the classes' names."""
-    log, place = get_run_logger(), os.path.commonpath([file.path for file in source.files])
-    require_splits(opened.streams, reading, place)
+    log, paths = get_run_logger(), [file.path for file in source.files]
+    place = paths[0] if len(paths) == 1 else common_folder(paths)
+    require_splits(opened.streams, reading, str(place))
     used = {name: opened.streams[name] for name in ARRAY_NAMES if name in opened.streams}
     x, y = ({name: used[name] for name in used if name[0] == axis} for axis in "xy")
     images = read_images(x, log.info, log.warning, grayscale=reading.grayscale)

@@ -10,9 +10,11 @@ means the same on every machine:
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -74,22 +76,64 @@ class ArrayRef(BlobRef):
     shape: tuple[Count, ...]
 
 
-class SourceFile(Record):
+class SourceFile(NamedTuple):
     """One file that a dataset is read from."""
 
     name: str  # with its folders, from the place of the dataset on
-    sha256: Sha256
+    sha256: str
     size_bytes: int
-    path: Path = Field(exclude=True)
-    modified_ns: int = Field(exclude=True)
+    path: Path
+    modified_ns: int
+
+
+class SourceFiles(Sequence[SourceFile]):
+    """The files of a dataset, in order.
+
+    No tuple and no record: there may be 70,000, and Prefect looks into each at every call.
+    """
+
+    TOLD_APART = 20  # in a cache key, and so in a reason; more count as one content
+
+    def __init__(self, files: Iterable[SourceFile]) -> None:
+        self._files = tuple(files)
+
+    def __getitem__(self, place: Any) -> Any:
+        """One file, or a tuple of some."""
+        return self._files[place]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._files)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether these are the same files, at the same places."""
+        return isinstance(other, SourceFiles) and self._files == other._files
+
+    def __hash__(self) -> int:
+        """Of the files and their places."""
+        return hash(self._files)
+
+    def content(self) -> Any:
+        """What counts of them in a cache key: names, sizes and digests."""
+        kept = [dict(zip(SourceFile._fields[:3], file[:3], strict=True)) for file in self._files]
+        if len(kept) <= self.TOLD_APART:
+            return kept
+        digest = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+        return {"name": f"{len(kept)} files", "sha256": digest}
 
 
 class DatasetSource(Record):
     """A dataset that was found, not yet read."""
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     name: str  # for people and artifact keys: lower-case letters, digits and dashes
     kind: str  # one of FORMATS in tasks/sources/catalogue.py
-    files: tuple[SourceFile, ...]
+    files: SourceFiles
+
+    def content(self) -> dict[str, Any]:
+        """Its name, its kind, and its files' content."""
+        return {"name": self.name, "kind": self.kind, "files": self.files.content()}
 
 
 class Reading(Record):

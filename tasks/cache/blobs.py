@@ -42,7 +42,17 @@ ABANDONED_SECONDS = 24 * 3600
 HEADER_VERSION = (1, 0)  # of the .npy files that are written here
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 # What lies in the root of a store, `downloads` and `warm` included, which others make.
-OURS = {"accounts", "blobs", "checkpoints", "downloads", "latest", "locks", "results", "warm"}
+OURS = {
+    "accounts",
+    "blobs",
+    "checkpoints",
+    "digests",
+    "downloads",
+    "latest",
+    "locks",
+    "results",
+    "warm",
+}
 
 # Files whose bytes this process has digested: (path, inode, size, modification time).
 _intact: set[tuple[Path, int, int, int]] = set()

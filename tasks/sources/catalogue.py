@@ -13,13 +13,13 @@ import os
 import re
 import tomllib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.cache.blobs import sha256_of_file
 from tasks.errors import DatasetError
-from tasks.records import AS_IT_IS, DatasetSource, Reading, SourceFile
+from tasks.records import AS_IT_IS, DatasetSource, Reading, SourceFile, SourceFiles
+from tasks.sources.digests import Digests
 from tasks.sources.idx import idx_files, open_idx_files
 from tasks.sources.npz import npz_files, npz_folder_files, open_npz, open_npz_folder
 from tasks.sources.parquet import open_parquet, parquet_files
@@ -91,12 +91,23 @@ def find_dataset(
 ) -> DatasetSource:
     """Locate a dataset, one of NAMES or the place of one, and digest its files.
 
-    What is named and not here yet is downloaded into `downloads`. `name`: see `dataset_name`.
+    What is named and not here yet is downloaded into `downloads`, beside which the digests of many
+    files are remembered. `name`: see `dataset_name`.
     Raises DatasetError if there is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    files = tuple(_source_file(path.absolute(), root) for path in paths)
+    root = common_folder(paths)
+    digests = Digests(downloads.with_name("digests"), root)
+    files = SourceFiles(
+        SourceFile(
+            name=str(each.path)[len(str(root)) :].lstrip("/"),
+            sha256=each.sha256,
+            size_bytes=each.status.st_size,
+            path=each.path,
+            modified_ns=each.status.st_mtime_ns,
+        )
+        for each in digests.of(paths)
+    )
     if dataset == "mnist" and files[0].sha256 != EMBEDDED_MNIST_SHA256:
         raise DatasetError(
             f"The embedded MNIST must have the SHA-256 {EMBEDDED_MNIST_SHA256}.",
@@ -105,6 +116,13 @@ def find_dataset(
             advice="Restore the file, for instance with git checkout.",
         )
     return DatasetSource(name=dataset_name(dataset, name), kind=kind, files=files)
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The folder that all of some files lie in, absolute."""
+    places = [str(path) for path in paths]
+    ends = min(places), max(places)  # what these two share, all share
+    return Path(os.path.commonpath([os.path.dirname(end) for end in ends]))  # noqa: PTH120 - text
 
 
 def open_dataset(source: DatasetSource, reading: Reading = AS_IT_IS) -> OpenedDataset:
@@ -173,7 +191,7 @@ def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]
         return "npz", [EMBEDDED_MNIST]
     if dataset in DOWNLOADS:
         return "idx", download(dataset, downloads / dataset, note)
-    place = _expanded(dataset)
+    place = _expanded(dataset).absolute()
     *known, last = [*NAMES, *(form.description for form in FORMATS.values())]
     rule = f"A dataset is {', '.join(known)}, or {last}."
     advice = "Check the spelling, the path, and the names of the files there."
@@ -230,16 +248,3 @@ def download(dataset: str, folder: Path, note: Note) -> list[Path]:
                 f"and pass their folder: --dataset {folder}",
             ) from error
     return [folder / name for name in sha256]
-
-
-def _source_file(path: Path, root: Path) -> SourceFile:
-    rule = "A dataset's files must be readable."
-    with intact(rule, path, "Check that the file exists and its permissions."):
-        status = path.stat()
-        return SourceFile(
-            name=path.relative_to(root).as_posix(),
-            sha256=sha256_of_file(path),
-            size_bytes=status.st_size,
-            path=path,
-            modified_ns=status.st_mtime_ns,
-        )

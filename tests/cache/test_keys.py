@@ -10,7 +10,16 @@ import pytest
 
 from tasks.cache.blobs import Store
 from tasks.cache.keys import Ingredients, content_of, what_changed
-from tasks.records import ArrayRef, BlobRef, DatasetSource, ModelRef, OwnModel, Record, SourceFile
+from tasks.records import (
+    ArrayRef,
+    BlobRef,
+    DatasetSource,
+    ModelRef,
+    OwnModel,
+    Record,
+    SourceFile,
+    SourceFiles,
+)
 from tasks.settings import RunSettings
 
 PLAN = RunSettings().plan
@@ -30,7 +39,7 @@ def files(*contents: str) -> DatasetSource:
     return DatasetSource(
         name="tiny",
         kind="idx",
-        files=tuple(
+        files=SourceFiles(
             SourceFile(name=name, sha256=64 * digit, size_bytes=1, path=Path(name), modified_ns=1)
             for name, digit in zip("abcdef", contents, strict=False)
         ),

@@ -200,9 +200,9 @@ def test_source_names_the_content_of_its_files_not_their_place(tmp_path: Path) -
     there = write_idx_folder(tmp_path / "there" / "digits", tiny_arrays())
     os.utime(there / IDX_FILES["x_train"], (0, 0))
 
-    dumps = [find_dataset(str(f), downloads=tmp_path).model_dump_json() for f in (here, there)]
+    contents = [find_dataset(str(f), downloads=tmp_path).content() for f in (here, there)]
 
-    assert dumps[0] == dumps[1]
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.parametrize(
