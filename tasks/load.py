@@ -14,7 +14,7 @@ from tasks.records import ARRAY_NAMES, AS_IT_IS, DatasetRef, DatasetSource, Read
 from tasks.sources.catalogue import check_unchanged, common_folder, open_dataset
 from tasks.sources.labels import Labels, read_labels
 from tasks.sources.pixels import read_images
-from tasks.sources.splits import Selected, draw_test_split, require_splits
+from tasks.sources.splits import Chained, Selected, draw_split, require_splits
 from tasks.sources.stream import OpenedDataset, Stream
 
 
@@ -29,9 +29,8 @@ def load(source: DatasetSource, store: Store, reading: Reading = AS_IT_IS) -> Da
     opened = open_dataset(source, reading)
     for note in opened.notes:
         log.info("%s", note)
-    if unused := opened.streams.keys() - set(ARRAY_NAMES):
-        log.info("not used: %s", ", ".join(sorted(unused)))
     images, labels, class_names = _read(opened, source, reading)
+    validation = _join_validation(images, labels)
     arrays = {n: store.put_rows(np.uint8, s.shape, s.rows()) for n, s in images.items()}
     arrays |= {name: store.put_array(values) for name, values in labels.items()}
     check_unchanged(source)
@@ -47,6 +46,7 @@ def load(source: DatasetSource, store: Store, reading: Reading = AS_IT_IS) -> Da
         height=height,
         width=width,
         channels=3 if channels else 1,
+        validation_images=validation,
         test_fraction=reading.test_fraction,
         **arrays,
     )
@@ -59,18 +59,34 @@ def _read(
     log, paths = get_run_logger(), [file.path for file in source.files]
     place = paths[0] if len(paths) == 1 else common_folder(paths)
     require_splits(opened.streams, reading, str(place))
-    used = {name: opened.streams[name] for name in ARRAY_NAMES if name in opened.streams}
+    held_out = {"x_validation", "y_validation"} <= opened.streams.keys()
+    names = [*ARRAY_NAMES, *(("x_validation", "y_validation") if held_out else ())]
+    used = {name: opened.streams[name] for name in names if name in opened.streams}
     x, y = ({name: used[name] for name in used if name[0] == axis} for axis in "xy")
     images = read_images(x, log.info, log.warning, grayscale=reading.grayscale)
     _check_sizes(images, y)
     labels, class_names = read_labels(y, opened.names, log.info)
     if reading.test_fraction is not None:
-        seed, (all_images,), (all_labels,) = reading.seed or 0, images.values(), labels.values()
-        chosen = draw_test_split(all_labels, reading.test_fraction, seed)
+        seed, all_images, all_labels = reading.seed or 0, images["x_train"], labels["y_train"]
+        chosen = draw_split(all_labels, reading.test_fraction, seed)
         log.info("test split: %g of each class, drawn from seed %d", reading.test_fraction, seed)
-        images = {"x_train": Selected(all_images, ~chosen), "x_test": Selected(all_images, chosen)}
-        labels = {"y_train": all_labels[~chosen], "y_test": all_labels[chosen]}
+        images |= {"x_train": Selected(all_images, ~chosen), "x_test": Selected(all_images, chosen)}
+        labels |= {"y_train": all_labels[~chosen], "y_test": all_labels[chosen]}
     return images, labels, class_names
+
+
+def _join_validation(images: dict[str, Stream], labels: dict[str, Labels]) -> int:
+    """Put the dataset's own validation images, if it has any, last among those for training.
+
+    Training does not train on them, see tasks/train.py. Returns how many.
+    """
+    if "x_validation" not in images:
+        return 0
+    held_out = images.pop("x_validation")
+    images["x_train"] = Chained(images["x_train"], held_out)
+    labels["y_train"] = np.concatenate([labels["y_train"], labels.pop("y_validation")])
+    get_run_logger().info("%d validation images, held out of the training", held_out.shape[0])
+    return held_out.shape[0]
 
 
 def _check_sizes(images: Mapping[str, Stream], labels: Mapping[str, Stream]) -> None:

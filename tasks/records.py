@@ -170,12 +170,18 @@ class DatasetRef(Record):
     width: Count
     class_names: Annotated[tuple[str, ...], Field(min_length=1, max_length=256)]  # by label
     channels: Literal[1, 3] = 1  # grey, or red, green and blue
+    validation_images: Count = 0  # the last of the training images: held out
     test_fraction: float | None = None  # of each class, if the test split was cut off here
 
     @property
     def classes(self) -> int:
         """How many there are."""
         return len(self.class_names)
+
+    def of_training_images(self, images: int) -> DatasetRef:
+        """Described as if it had so many: a schedule counts its steps by them."""
+        shape = (images, *self.x_train.shape[1:])
+        return self.model_copy(update={"x_train": self.x_train.model_copy(update={"shape": shape})})
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -329,6 +335,19 @@ class TrainingPlan(Recipe):
     seed: int = Field(
         0, ge=0, le=2**32 - 1, description="decides the initial weights and the order of the images"
     )
+    validation_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="of each class, held out of the training images and evaluated after each epoch",
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="epochs without a lower validation loss after which training stops and goes "
+        "back to the best epoch; 0: it never stops",
+    )
     threads: int = Field(
         2,
         ge=1,
@@ -343,10 +362,12 @@ class TrainingPlan(Recipe):
 
 
 class EpochMetrics(Record):
-    """Means over the training images of one epoch, as they were met."""
+    """Means over the training images of one epoch, as they were met; then of those held out."""
 
     loss: float
     accuracy_fraction: float
+    validation_loss: float | None = None
+    validation_accuracy_fraction: float | None = None
 
 
 def _require_finite(history: tuple[EpochMetrics, ...]) -> tuple[EpochMetrics, ...]:

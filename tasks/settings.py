@@ -173,6 +173,8 @@ class RunSettings(BaseModel):
     schedule: ScheduleName | None = _declared("schedule")
     label_smoothing: float | None = _declared("label_smoothing")
     shift_pixels: int | None = _declared("shift_pixels")
+    validation_fraction: float = _declared("validation_fraction")
+    patience: int = _declared("patience")
     seed: int = _declared("seed")
     threads: int = _declared("threads")
     severity: Severities = {}

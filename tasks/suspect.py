@@ -79,7 +79,7 @@ def out_of_fold_probabilities(
         def show(epochs_done: float, done: int = number * plan.epochs) -> None:
             listener().trained(done + epochs_done, FOLDS * plan.epochs)
 
-        model = build_model(plan, _part(ready, len(others)))
+        model = build_model(plan, ready.of_training_images(len(others)))
         shape = ready.image_shape
         fit(model, images, one_hot, plan, rows=others, image_shape=shape, on_part=show)
         probabilities[fold] = predict(model, images, rows=fold)
@@ -89,9 +89,3 @@ def out_of_fold_probabilities(
 def rare_classes_tolerated() -> warnings.catch_warnings[None]:
     """No warning of classes with fewer images than folds: they are judged as well as can be."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
-
-
-def _part(ready: DatasetRef, images: int) -> DatasetRef:
-    """Described as if it had so many training images: a schedule counts its steps by them."""
-    shape = (images, *ready.x_train.shape[1:])
-    return ready.model_copy(update={"x_train": ready.x_train.model_copy(update={"shape": shape})})

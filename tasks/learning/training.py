@@ -116,10 +116,58 @@ def epoch_listener(on_epoch: Callable[[int, EpochMetrics], None]) -> keras.callb
     """A callback that tells of each epoch's number, from 1, and metrics."""
 
     def tell(epoch: int, logs: dict[str, float]) -> None:
-        metrics = EpochMetrics(loss=logs["loss"], accuracy_fraction=logs["accuracy"])
+        metrics = EpochMetrics(
+            loss=logs["loss"],
+            accuracy_fraction=logs["accuracy"],
+            validation_loss=logs.get("val_loss"),
+            validation_accuracy_fraction=logs.get("val_accuracy"),
+        )
         on_epoch(epoch + 1, metrics)
 
     return keras.callbacks.LambdaCallback(on_epoch_end=tell)
+
+
+class BestEpoch(keras.callbacks.Callback):
+    """Stops after `patience` epochs without a lower validation loss; remembers the best one.
+
+    `kept` are the weights after it, to be part of a checkpoint; `losses` those of the epochs so
+    far. With a patience of 0 it does nothing.
+    """
+
+    def __init__(self, model: keras.Model, patience: int) -> None:
+        super().__init__()
+        self._model, self._patience = model, patience
+        self.losses: list[float] = []
+        self.kept = [keras.Variable(each) for each in model.variables] if patience else []
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it has been long enough since the best epoch."""
+        if not (self._patience and self.losses):
+            return False
+        return len(self.losses) - 1 - int(np.argmin(self.losses)) >= self._patience
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Keep the weights of a new best epoch, or stop."""
+        if self._patience:
+            self.losses.append(comparable(logs["val_loss"]))
+            if np.argmin(self.losses) == epoch:
+                _assign(self.kept, self._model.variables)
+            self._model.stop_training = self.exhausted
+
+    def go_back(self) -> None:
+        """Give the model the weights of the best epoch."""
+        _assign(self._model.variables[: len(self.kept)], self.kept)
+
+
+def comparable(loss: float | None) -> float:
+    """A loss that is no number is worse than any."""
+    return math.inf if loss is None or math.isnan(loss) else loss
+
+
+def _assign(to: Sequence[keras.Variable], values: Sequence[keras.Variable]) -> None:
+    for variable, value in zip(to, values, strict=True):
+        variable.assign(value)
 
 
 def predict(

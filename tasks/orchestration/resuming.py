@@ -8,7 +8,7 @@ It belongs inside a stage: the key of the stage's call names the checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,17 +40,24 @@ class Training:
         self.keep()
         done = len(self.history)
         listener().epoch_finished(done, self.epochs, metrics)
+        held_out = ""
+        if metrics.validation_loss is not None:
+            fraction = metrics.validation_accuracy_fraction or 0
+            held_out = f"; held out: loss {metrics.validation_loss:.4f}, accuracy {fraction:.4f}"
         get_run_logger().info(
-            "epoch %d/%d: loss %.4f, accuracy %.4f",
-            *(done, self.epochs, metrics.loss, metrics.accuracy_fraction),
+            "epoch %d/%d: loss %.4f, accuracy %.4f%s",
+            *(done, self.epochs, metrics.loss, metrics.accuracy_fraction, held_out),
         )
 
 
 @contextmanager
-def resumable(model: keras.Model, plan: TrainingPlan, store: Store) -> Iterator[Training]:
+def resumable(
+    model: keras.Model, plan: TrainingPlan, store: Store, beside: Sequence[keras.Variable] = ()
+) -> Iterator[Training]:
     """Bring a new model to where an earlier run of this training was cut off.
 
-    Without a cache key, nothing is resumed or kept; with `--refresh` it begins again.
+    And what is to be kept `beside` its state. Without a cache key, nothing is resumed or kept;
+    with `--refresh` it begins again.
     """
     from tasks.learning.training import state_of
 
@@ -61,7 +68,7 @@ def resumable(model: keras.Model, plan: TrainingPlan, store: Store) -> Iterator[
     checkpoints, logger = Checkpoints(store, call.key), get_run_logger()
     if store.fresh_since:
         checkpoints.clear()
-    state = state_of(model)
+    state = [*state_of(model), *beside]
     found = checkpoints.newest([tuple(variable.shape) for variable in state], logger.warning)
     history = list(found.history) if found else []
     if found:

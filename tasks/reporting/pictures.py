@@ -152,19 +152,27 @@ def preprocessing(raw: Picture, ready: Float32[np.ndarray, " pixel"]) -> bytes:
 
 
 def curves(history: Sequence[EpochMetrics], test_accuracy_fraction: float) -> bytes:
-    """Loss and accuracy by epoch, over the training images as they were met."""
+    """Loss and accuracy by epoch: of the training images as they were met, of those held out."""
     figure = _figure(2.7)
     loss, accuracy = figure.subplots(1, 2)
     epochs = range(1, len(history) + 1)
     marker = "o" if len(history) <= MOST_MARKED else ""
     style = {"color": BLUE, "linewidth": 1.8, "marker": marker, "markersize": 3.5}
-    loss.plot(epochs, [epoch.loss for epoch in history], **style)
+    loss.plot(epochs, [epoch.loss for epoch in history], label="training", **style)
     fractions = [epoch.accuracy_fraction for epoch in history]
     accuracy.plot(epochs, fractions, label="training", **style)
+    of_loss = "training loss"
+    if all(epoch.validation_loss is not None for epoch in history):
+        of_loss = "loss"
+        held_out = {**style, "color": MUTED, "label": "held out"}
+        loss.plot(epochs, [epoch.validation_loss for epoch in history], **held_out)
+        fractions = [epoch.validation_accuracy_fraction or 0 for epoch in history]
+        accuracy.plot(epochs, fractions, **held_out)
+        loss.legend()
     test = {"color": VERMILION, "label": f"test, at the end: {test_accuracy_fraction:.4f}"}
     accuracy.axhline(test_accuracy_fraction, **{**DASHED, "linewidth": 1.4, **test})
     accuracy.legend()
-    for axes, title in ((loss, "training loss"), (accuracy, "accuracy")):
+    for axes, title in ((loss, of_loss), (accuracy, "accuracy")):
         axes.set(title=title, xlabel="epoch", xlim=(0.5, len(history) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         axes.grid()

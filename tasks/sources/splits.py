@@ -1,4 +1,4 @@
-"""Cutting a test split off a dataset that has none: of each class the same fraction."""
+"""Cutting a split off a dataset that has none: of each class the same fraction."""
 
 from __future__ import annotations
 
@@ -46,6 +46,34 @@ class Selected:
             start += len(piece)
 
 
+@dataclass(frozen=True)
+class Chained:
+    """One stream after another."""
+
+    first: Stream
+    then: Stream
+
+    @property
+    def where(self) -> str:
+        """The files, for messages."""
+        return f"{self.first.where} and {self.then.where}"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values of both."""
+        return np.result_type(self.first.dtype, self.then.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of both together."""
+        return (self.first.shape[0] + self.then.shape[0], *self.first.shape[1:])
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Read consecutive pieces along axis 0. Raises DatasetError."""
+        yield from self.first.rows()
+        yield from self.then.rows()
+
+
 def require_splits(streams: Mapping[str, Stream], reading: Reading, where: str) -> None:
     """Raise DatasetError unless there is a test split, or else one is to be cut, but not both."""
     missing = [name for name in ARRAY_NAMES if name not in streams]
@@ -64,12 +92,12 @@ def require_splits(streams: Mapping[str, Stream], reading: Reading, where: str) 
         )
 
 
-def draw_test_split(
+def draw_split(
     labels: UInt8[np.ndarray, " image"], fraction: float, seed: int
 ) -> Bool[np.ndarray, " image"]:
-    """Which images are for the test: of each class this fraction, and at least one of two.
+    """Which images are set apart: of each class this fraction, at least one of two, never all.
 
-    Raises DatasetError if nothing would be left to train with, or to test.
+    Raises DatasetError if that is none.
     """
     drawn, chosen = np.random.default_rng(seed), np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -78,7 +106,7 @@ def draw_test_split(
         chosen[drawn.permutation(rows)[:count]] = True
     if not chosen.any():
         raise DatasetError(
-            "A test split needs a class of two images or more.",
+            "Setting images apart needs a class of two images or more.",
             received=f"{len(labels)} images, each of a class of its own",
             advice="Add images.",
         )

@@ -110,6 +110,8 @@ class Display(Listener):
         """Say how well it went: beside the bar, or without a terminal in a line."""
         number = f"{epoch:>{len(str(epochs))}}/{epochs}"
         scores = f"loss {metrics.loss:.4f}  accuracy {metrics.accuracy_fraction:.4f}"
+        if metrics.validation_accuracy_fraction is not None:
+            scores += f"  held out {metrics.validation_accuracy_fraction:.4f}"
         line = _line("train", f"epoch {number}  {scores}")
         if not console.is_terminal:
             console.print(f"  {line}", soft_wrap=True)

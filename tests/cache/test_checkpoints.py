@@ -424,6 +424,25 @@ class TestResumedRun:
         assert uninterrupted == trained(interrupted)
         assert [] == list((interrupted.cache_root / "checkpoints").iterdir())
 
+    @pytest.mark.parametrize("when", ["before the best epoch", "after it", "when it is over"])
+    def test_best_epoch_is_gone_back_to_wherever_it_was_cut_off(
+        self, tmp_path: Path, when: str
+    ) -> None:
+        patient = {"validation_fraction": 0.25, "patience": 2, "learning_rate": 0.5, "epochs": 40}
+        runs = [
+            five_epochs_in(tmp_path / name).model_copy(update=patient) for name in ("one", "two")
+        ]
+        training(runs[0])
+        losses = [epoch.validation_loss or 0 for epoch in trained(runs[0])[1]]
+        assert len(losses) < 40
+        best = 1 + int(np.argmin(losses))
+        at = {"before the best epoch": max(1, best - 1), "after it": best + 1}
+
+        cut_off(runs[1], at.get(when, len(losses)))
+        training(runs[1])
+
+        assert trained(runs[0]) == trained(runs[1])
+
     def test_other_settings_do_not_resume(self, interrupted: RunSettings) -> None:
         assert "first run" == why_trained(interrupted.model_copy(update={"seed": 1}))
 

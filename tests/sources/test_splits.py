@@ -13,20 +13,20 @@ from tasks.errors import DatasetError
 from tasks.load import load
 from tasks.records import Reading
 from tasks.sources.catalogue import find_dataset
-from tasks.sources.splits import draw_test_split
+from tasks.sources.splits import draw_split
 
 LABELS = np.repeat(np.arange(3, dtype=np.uint8), (10, 20, 5))
 pytestmark = pytest.mark.usefixtures("outside_a_run")
 
 
 def test_of_each_class_the_same_fraction_is_drawn() -> None:
-    chosen = draw_test_split(LABELS, 0.2, seed=0)
+    chosen = draw_split(LABELS, 0.2, seed=0)
 
     assert [2, 4, 1] == np.bincount(LABELS[chosen]).tolist()
 
 
 def test_draw_depends_on_the_seed_alone() -> None:
-    first, again, other = (draw_test_split(LABELS, 0.4, seed) for seed in (1, 1, 2))
+    first, again, other = (draw_split(LABELS, 0.4, seed) for seed in (1, 1, 2))
 
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -34,14 +34,14 @@ def test_draw_depends_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
 def test_each_class_of_two_images_is_in_both_splits(fraction: float) -> None:
-    chosen = draw_test_split(np.array([0, 1, 0, 1], np.uint8), fraction, seed=0)
+    chosen = draw_split(np.array([0, 1, 0, 1], np.uint8), fraction, seed=0)
 
     assert [1, 1] == np.bincount(np.array([0, 1, 0, 1])[chosen]).tolist()
 
 
 def test_nothing_to_test_is_an_error() -> None:
     with pytest.raises(DatasetError, match="a class of two images or more"):
-        draw_test_split(np.arange(3, dtype=np.uint8), 0.5, seed=0)
+        draw_split(np.arange(3, dtype=np.uint8), 0.5, seed=0)
 
 
 @pytest.fixture

@@ -49,6 +49,8 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--label-smoothing", "0.1"], {"label_smoothing": 0.1}),
     (["--label-smoothing", "0"], {"label_smoothing": 0.0}),
     (["--shift-pixels", "2"], {"shift_pixels": 2}),
+    (["--validation-fraction", "0.1"], {"validation_fraction": 0.1}),
+    (["--patience", "3"], {"patience": 3}),
     (["--seed", "7"], {"seed": 7}),
     (["--threads", "4"], {"threads": 4}),
     (["--severity", "drift=off"], {"severity": {"drift": "off"}}),
