@@ -36,8 +36,9 @@ def load(source: DatasetSource, store: Store, reading: Reading = AS_IT_IS) -> Da
     check_unchanged(source)
     count, height, width, *channels = arrays["x_train"].shape
     log.info(
-        "%s: %d training and %d test images of %d x %d pixels%s, %d classes",
-        *(source.name, count, arrays["x_test"].shape[0], height, width),
+        "%s: %d training%s and %d test images of %d x %d pixels%s, %d classes",
+        *(source.name, count - validation, f", {validation} validation" if validation else ""),
+        *(arrays["x_test"].shape[0], height, width),
         *(" in colour" if channels else "", len(class_names)),
     )
     return DatasetRef(
@@ -85,7 +86,6 @@ def _join_validation(images: dict[str, Stream], labels: dict[str, Labels]) -> in
     held_out = images.pop("x_validation")
     images["x_train"] = Chained(images["x_train"], held_out)
     labels["y_train"] = np.concatenate([labels["y_train"], labels.pop("y_validation")])
-    get_run_logger().info("%d validation images, held out of the training", held_out.shape[0])
     return held_out.shape[0]
 
 

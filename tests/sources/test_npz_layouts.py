@@ -138,13 +138,14 @@ def test_medmnist_is_loaded_and_its_log_says_how(
 ) -> None:
     dataset = loaded(medmnist(tmp_path / "pathmnist.npz"), store)
 
-    assert tiny_arrays()["y_train"].tolist() == store.open_array(dataset.y_train).tolist()
+    held_out = store.open_array(dataset.y_train)[-dataset.validation_images :]
+    assert 12 == len(held_out)
+    assert tiny_arrays()["y_train"].tolist() == store.open_array(dataset.y_train)[:30].tolist()
     assert logged.messages[1:] == [
         "MedMNIST: labels (30, 1) read as 30",
         "MedMNIST: labels (12, 1) read as 12",
         "MedMNIST: labels (12, 1) read as 12",
-        "not used: x_validation, y_validation",
-        "pathmnist: 30 training and 12 test images of 4 x 5 pixels, 3 classes",
+        "pathmnist: 30 training, 12 validation and 12 test images of 4 x 5 pixels, 3 classes",
     ]
     assert logged.messages[0].startswith("MedMNIST: read train_images as x_train, train_labels")
 
