@@ -76,7 +76,7 @@ def _read(
     return images, labels, class_names
 
 
-def _join_validation(images: dict[str, Stream], labels: dict[str, Labels]) -> int:
+def _join_validation(images: dict[str, Stream], labels: dict[str, np.ndarray]) -> int:
     """Put the dataset's own validation images, if it has any, last among those for training.
 
     Training does not train on them, see tasks/train.py. Returns how many.
