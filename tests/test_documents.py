@@ -97,7 +97,8 @@ class Newcomer:
             assert comes_true(lambda: is_said(typed.shown, said()), HANG_SECONDS), said()
         else:
             program.wait(HANG_SECONDS)
-            assert (program.returncode == 0) == ("failed" not in said()), said()
+            failed = re.search("^failed ", said(), re.MULTILINE)
+            assert (program.returncode == 0) == (failed is None), said()
             assert is_said(typed.shown, said()), f"{typed}\n{said()}"
         return said()
 

@@ -4,8 +4,9 @@
     {"dataset":"mnist","model":"mlp","accuracy":0.9751,"loss":0.0834,"weights_sha256":"3f1c…",
      "finished":"2026-11-24T01:02:03Z","run_name":"mnist-mlp-12-epochs-seed-0","run_id":"b8a0…"}
 
-Lines are only ever appended, each in one write, so that runs at the same time lose none. What is
-not such a line is skipped: one torn by a full disk, or one of a later version.
+Lines are only ever appended, each in one write, so that runs at the same time lose none, and one
+after the other, so that none takes another's for torn. What is not such a line is skipped: one
+torn by a full disk, or one of a later version.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tasks.cache.blobs import errors_named
+from tasks.cache.places import locked_folder
 from tasks.records import Record, Sha256
 
 NAME = "history.jsonl"
@@ -55,7 +57,11 @@ def earlier_accuracies(folder: Path, dataset: str, model: str) -> tuple[float, .
 def append_run(folder: Path, run: CompletedRun) -> None:
     """Add a run to the history in an existing folder. Raises StoreError."""
     path, line = folder / NAME, f"{run.model_dump_json()}\n".encode()
-    with errors_named(path, option="--model-dir"), path.open("ab+", buffering=0) as file:
+    with (
+        errors_named(path, option="--model-dir"),
+        locked_folder(folder, alone=True),
+        path.open("ab+", buffering=0) as file,
+    ):
         size_bytes = file.tell()
         if size_bytes == 0:
             path.chmod(0o644)  # as the models, whatever the umask

@@ -138,7 +138,8 @@ def test_form_says_at_each_field_what_is_wrong_and_keeps_a_runs_name(
     log_in(page, stack, f"/deployments/deployment/{deployment}/run")
     page.locator(".flow-run-name-input input").fill("after the new labels")
     page.locator("textarea").first.fill(dataset)
-    epochs = page.locator("input[type=number]").first
+    is_epochs = re.compile(r"^\s*Epochs \(Optional\)")
+    epochs = page.locator(".schema-form-property").filter(has_text=is_epochs).locator("input")
     submit = page.get_by_role("button", name="Submit")
 
     choose(page, 0, "cnn")
