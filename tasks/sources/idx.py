@@ -6,9 +6,9 @@
     00 00 00 1c   28 columns
     …             60000 x 28 x 28 bytes, nothing after them
 
-Sources: http://yann.lecun.com/exdb/mnist/ ("FILE FORMATS FOR THE MNIST DATABASE"); G. Cohen et
-al., EMNIST (2017): its images are stored column by column; C. Yadav, L. Bottou, Cold Case: the
-Lost MNIST Digits (2019): QMNIST's labels are rows of 8 big-endian 32-bit integers, the class first.
+Sources: http://yann.lecun.com/exdb/mnist/ ("FILE FORMATS FOR THE MNIST DATABASE"); C. Yadav,
+L. Bottou, Cold Case: the Lost MNIST Digits (2019): QMNIST's labels are rows of 8 big-endian 32-bit
+integers, the class first. EMNIST: see emnist.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import hashlib
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
@@ -28,6 +28,7 @@ import numpy as np
 
 from tasks.errors import DatasetError
 from tasks.sources.archive import File, file_at, files_in_zip
+from tasks.sources.emnist import SWAPPED, class_names, is_emnist, names_read, transposed
 from tasks.sources.stream import AGAIN, ArrayStream, Converted, OpenedDataset, Read, Stream, intact
 
 IDX_FILES = {
@@ -45,7 +46,6 @@ NAME = re.compile(
 GZIP_MAGIC = b"\x1f\x8b"
 DTYPES = {0x08: "u1", 0x0C: ">i4"}  # by the third byte
 QMNIST_MAGIC, QMNIST_COLUMNS = bytes([0, 0, 0x0C, 2]), 8
-LONGEST_MAPPING_BYTES = 1 << 16
 
 
 def idx_files(place: Path) -> list[Path]:
@@ -89,13 +89,13 @@ def open_idx_files(files: list[Path]) -> OpenedDataset:
         if isinstance(stream, Converted)
     ]
     names = None
-    if _set_of(found["x_train"]).startswith("emnist"):
-        streams |= {part: _transposed(streams[part]) for part in needed if part[0] == "x"}
-        notes.append("EMNIST: rows and columns of the images swapped")
+    if is_emnist(_set_of(found["x_train"])):
+        streams |= {part: transposed(streams[part]) for part in needed if part[0] == "x"}
+        notes.append(SWAPPED)
         for file in listed:
             if file.name.lower() == _mapping_of(found["x_train"]):
-                names = _names(file)
-                notes.append(f"EMNIST: names of the classes read from {file.where}")
+                names = class_names(file)
+                notes.append(names_read(file))
     return OpenedDataset(streams, tuple(notes), names)
 
 
@@ -200,23 +200,8 @@ def _is_gzip(file: File) -> bool:
         return read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
-def _transposed(images: Stream) -> Converted:
-    count, columns, rows = images.shape
-    swap = partial(np.swapaxes, axis1=1, axis2=2)
-    return Converted(images, swap, images.dtype, (count, rows, columns))
-
-
 def _mapping_of(file: File) -> str:
     return f"{_set_of(file)}-mapping.txt"
-
-
-def _names(file: File) -> Mapping[int, str]:
-    """EMNIST's names: a line for each class, its label and the code of its character."""
-    rule = "EMNIST's mapping has a line for each class: its label and codes of characters."
-    with intact(rule, file.where, "Download it again, or remove it."), file.opened() as opened:
-        lines = opened.read(LONGEST_MAPPING_BYTES).decode("ascii").splitlines()
-        numbers = [[int(number) for number in line.split()] for line in lines if line.strip()]
-        return {label: chr(code) for label, code, *_ in numbers}
 
 
 @contextmanager

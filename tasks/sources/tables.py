@@ -8,7 +8,7 @@ One file has training images only; in a folder the names tell: `*train*.csv`, `*
 `valid`, `val` or `validation`. Pixels are whole numbers from 0 to 255; 7.0 counts as 7. Labels
 are whole numbers, or names. Fields are separated by commas, semicolons or tabs, the text is
 UTF-8 with or without a byte order mark, lines end in any usual way, and empty ones are passed
-over. Whatever else does not fit is an error that names the line.
+over. Whatever else does not fit is an error that names the line. EMNIST: see emnist.py.
 """
 
 from __future__ import annotations
@@ -30,10 +30,15 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from tasks.errors import DatasetError
+from tasks.sources.archive import file_at
+from tasks.sources.emnist import SWAPPED, class_names, is_emnist, names_read, transposed
 from tasks.sources.examples import LONGEST_LABEL, LabelStream, numbers_or_names
 from tasks.sources.stream import AGAIN, OpenedDataset, Stream, intact
 
 TABLE = re.compile(r".+\.csv(\.gz)?", re.IGNORECASE)
+EMNIST = re.compile(
+    r"(emnist.*-)(train|test)\.csv(\.gz)?", re.IGNORECASE
+)  # has a mapping beside it
 SPLIT_NAMES = {  # in file names
     "train": re.compile(r"train", re.IGNORECASE),
     "validation": re.compile(r"(?<![a-z])(val|valid|validation)(?![a-z])", re.IGNORECASE),
@@ -117,10 +122,11 @@ class Table:
 def table_files(place: Path) -> list[Path]:
     """A CSV file, or those of a folder: the training file and others if named so; empty: none.
 
-    Raises DatasetError if two files claim to be the same split.
+    After them EMNIST's mapping, if it is there. Raises DatasetError if two files claim to be the
+    same split.
     """
     if place.is_file():
-        return [place] if TABLE.fullmatch(place.name) else []
+        return _with_mapping([place]) if TABLE.fullmatch(place.name) else []
     found: dict[str, Path] = {}
     for path in _tables_in(place) if place.is_dir() else ():
         split = _split_of(path)
@@ -133,7 +139,8 @@ def table_files(place: Path) -> list[Path]:
             )
         if split:
             found[split] = path
-    return [found[split] for split in SPLIT_NAMES if split in found] if "train" in found else []
+    tables = [found[split] for split in SPLIT_NAMES if split in found]
+    return _with_mapping(tables) if "train" in found else []
 
 
 def open_tables(files: Sequence[Path]) -> OpenedDataset:
@@ -143,19 +150,33 @@ def open_tables(files: Sequence[Path]) -> OpenedDataset:
     table that is none, or has no labels; for pixels that are none, `rows()` does.
     """
     streams: dict[str, Stream] = {}
-    notes = []
-    for path in files:
-        split = _split_of(path) if len(files) > 1 else "train"
+    notes, names = [], None
+    tables = [path for path in files if TABLE.fullmatch(path.name)]
+    for path in tables:
+        split = _split_of(path) if len(tables) > 1 else "train"
         table, labels = _surveyed(path)
-        streams |= {f"x_{split}": table, f"y_{split}": LabelStream(path.name, labels)}
+        images = transposed(table) if is_emnist(path.name) else table
+        streams |= {f"x_{split}": images, f"y_{split}": LabelStream(path.name, labels)}
         form = table.form
         notes.append(
             f"CSV: {path.name}, {'a' if form.header else 'no'} header, the label "
             f"{'last' if form.label else 'first'}, {SEPARATORS[form.separator]} between fields"
         )
+    if is_emnist(tables[0].name):
+        notes.append(SWAPPED)
+    for mapping in map(file_at, files[len(tables) :]):
+        names = class_names(mapping)
+        notes.append(names_read(mapping))
     if beside := [path.name for path in _tables_in(files[0].parent) if path not in files]:
         notes.append(f"beside them and not read: {', '.join(beside[:SHOWN])}")
-    return OpenedDataset(streams, tuple(notes))
+    return OpenedDataset(streams, tuple(notes), names)
+
+
+def _with_mapping(tables: list[Path]) -> list[Path]:
+    """And EMNIST's names of the classes, if they lie beside its tables."""
+    named = EMNIST.fullmatch(tables[0].name)
+    mapping = tables[0].with_name(f"{named[1]}mapping.txt") if named else None
+    return [*tables, mapping] if mapping and mapping.is_file() else tables
 
 
 def _tables_in(folder: Path) -> list[Path]:

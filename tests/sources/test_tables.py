@@ -146,7 +146,7 @@ def test_labels_are_whole_numbers_or_names(
         ("mnist_train.csv", "mnist_test.csv"),
         ("train.csv.gz", "test.csv"),
         ("fashion-mnist_train.csv", "fashion-mnist_test.csv"),
-        ("emnist-letters-train.csv", "emnist-letters-test.csv"),
+        ("letters-train.csv", "letters-test.csv"),
         ("Sign_MNIST_Train.CSV", "Sign_MNIST_Test.CSV"),
         ("training.csv", "testing.csv"),
     ],
@@ -178,6 +178,41 @@ def test_other_tables_of_a_folder_are_named_in_the_log(tmp_path: Path) -> None:
     assert opened(tmp_path).notes[1:] == (
         "beside them and not read: latest.csv, sample_submission.csv, values.csv",
     )
+
+
+def emnist(folder: Path) -> list[Path]:
+    """As Kaggle has it: no header, letters counted from 1, stored column by column."""
+    return [table(folder, *LINES, name=f"emnist-letters-{s}.csv") for s in ("train", "test")]
+
+
+def test_emnist_is_turned_upright(tmp_path: Path) -> None:
+    emnist(tmp_path)
+
+    for split in ("train", "test"):
+        assert [[[0, 2], [1, 3]], [[4, 6], [50, 255]]] == read(tmp_path, f"x_{split}")
+        assert [7, 3] == read(tmp_path, f"y_{split}")
+    assert "EMNIST: rows and columns of the images swapped" == opened(tmp_path).notes[-1]
+
+
+def test_emnist_is_recognised_by_the_name_of_a_single_table(tmp_path: Path) -> None:
+    path = table(tmp_path, *LINES, name="EMNIST-Digits-train.csv")
+
+    assert [[0, 2], [1, 3]] == read(path)[0]
+
+
+def test_names_of_emnist_are_read_from_the_mapping_beside_it(tmp_path: Path) -> None:
+    train, _ = emnist(tmp_path)
+    (tmp_path / "emnist-letters-mapping.txt").write_text("3 67 99\n7 71 103\n")
+
+    for place in (tmp_path, train):
+        assert {3: "C", 7: "G"} == opened(place).names
+        assert [[0, 2], [1, 3]] == read(place)[0]
+
+
+def test_tables_of_other_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    path = table(tmp_path, *LINES, name="not-emnist-train.csv")
+
+    assert IMAGES == read(path)
 
 
 def test_two_tables_for_one_split_are_refused(tmp_path: Path) -> None:
