@@ -208,7 +208,7 @@ class DatasetRef(Record):
                 raise ValueError(f"images {images.shape} and labels {labels.shape}")
 
 
-Tier = Literal["files", "structure", "rows", "splits", "drift"]
+Tier = Literal["files", "structure", "rows", "splits", "plausibility", "drift"]
 Severity = Literal["error", "warning"]
 ChosenSeverity = Literal["error", "warning", "off"]
 # The checks whose severity is a setting. All of tier drift go by one name.
@@ -219,6 +219,9 @@ CheckName = Literal[
     "classes",
     "leakage",
     "class-balance",
+    "inverted",
+    "cut-off",
+    "transposed",
     "drift",
 ]
 
@@ -264,6 +267,7 @@ class Profile(Findings):
     pixels: tuple[float, ...]  # fractions of all pixels in ten equal bins
     classes: tuple[float, ...]  # fractions of the images, by class
     ink: tuple[Moments, ...]  # brightness, by class
+    upright: tuple[Moments, ...] = ()  # spread over rows more than over columns, by class, if grey
 
 
 class ValidationRules(Record):
@@ -273,6 +277,7 @@ class ValidationRules(Record):
     max_psi: float  # bounds population stability indices
     max_effect: float  # bounds the size of standardised differences
     profile: Profile | None
+    shipped: Profile  # of MNIST: which way digits stand
 
 
 ModelName = Literal["mlp", "cnn"]

@@ -29,7 +29,7 @@ from tasks.records import (
     TrainingPlan,
     ValidationRules,
 )
-from tasks.validation.profiles import find_profile
+from tasks.validation.profiles import find_profile, shipped_profile
 
 RecipeName = Literal["reference", "fast", "long"]
 
@@ -274,6 +274,7 @@ class RunSettings(BaseModel):
             max_psi=self.max_psi,
             max_effect=self.max_effect,
             profile=find_profile(self.profile, dataset),
+            shipped=shipped_profile(),
         )
 
 

@@ -152,12 +152,13 @@ def npy_header(shape: tuple[int, ...], descr: str = "|u1", *, fortran_order: boo
 
 def store_dataset(arrays: Mapping[str, np.ndarray], store: Store) -> DatasetRef:
     """Put four arrays into the store and describe them as `load` would; classes are numbers."""
-    _, height, width = arrays["x_train"].shape
+    _, height, width, *channels = arrays["x_train"].shape
     largest = max(int(arrays[name].max()) for name in ("y_train", "y_test"))
     return DatasetRef(
         name="tiny",
         height=height,
         width=width,
+        channels=3 if channels else 1,
         class_names=tuple(map(str, range(largest + 1))),
         **{name: store.put_array(array) for name, array in arrays.items()},
     )

@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _profile(dataset: str) -> tuple[Profile, int]:
     """What the training images are like, and how many classes the dataset has."""
     from tasks.validation.measure import measure, profile_of
+    from tasks.validation.plausibility import shapes_by_class
 
     source = find_dataset(dataset, downloads=RunSettings().cache_root / "downloads")
     opened = open_dataset(source)
@@ -61,7 +62,10 @@ def _profile(dataset: str) -> tuple[Profile, int]:
             advice="Take both from the same release of the dataset.",
         )
     pixels = np.concatenate(list(images.rows()))
-    return profile_of(source.name, measure(pixels, numbers["y_train"])), len(class_names)
+    table = measure(pixels, numbers["y_train"])
+    grey = pixels.ndim == 3  # noqa: PLR2004 - axes
+    upright = shapes_by_class(pixels, numbers["y_train"]) if grey else ()
+    return profile_of(source.name, table, upright), len(class_names)
 
 
 if __name__ == "__main__":

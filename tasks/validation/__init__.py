@@ -1,8 +1,8 @@
 """Validation: what a dataset is held to, tier by tier. Imports records and errors, no Prefect.
 
 `contracts` are pandera schemas of the arrays, `checks` those of the images in tiers, `measure`
-the statistics that they are about, `rules` turns failures into results, `profiles` says what
-images usually are like. A result:
+the statistics that they are about, `plausibility` what is told without a profile, `profiles` says
+what images usually are like, `rules` turns failures into results. A result:
 
     CheckResult(tier="rows", name="duplicates", subject="x_train", severity="warning",
                 rule="no image occurs again in its split", outcome="failed",

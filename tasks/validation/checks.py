@@ -1,8 +1,9 @@
-"""The tiers of validation: files → structure → rows → splits → drift.
+"""The tiers of validation: files → structure → rows → splits → plausibility → drift.
 
 A tier is only run if no error was found before it, and what was not run says so: it never reads
 as passed. Rows and splits are schemas of the table that `measure` makes of a split's images,
-drift is one of the split's profile, a table of one row.
+drift is one of the split's profile, a table of one row; what is told without a profile is in
+`plausibility`.
 
 This module imports pandera: import it inside the stages that compute.
 """
@@ -20,6 +21,7 @@ from pandera.pandas import DataFrameSchema
 from tasks.records import ARRAY_NAMES, DatasetRef, Moments, Tier, ValidationReport, ValidationRules
 from tasks.validation.contracts import raw_arrays, stored_arrays
 from tasks.validation.measure import FIGURES, effect_size, measure, stability_index
+from tasks.validation.plausibility import not_judged, plausible, posture
 from tasks.validation.rules import Arrays, Contracts, Rule, check
 
 EARLIER_FAILED = "an earlier tier failed"
@@ -35,20 +37,33 @@ def examine(raw: DatasetRef, arrays: Arrays, rules: ValidationRules) -> Validati
     def images(split: str) -> pd.DataFrame:
         return measure(arrays[f"x_{split}"], arrays[f"y_{split}"])
 
+    @cache
+    def postures(split: str) -> pd.DataFrame:
+        return posture(arrays[f"x_{split}"], arrays[f"y_{split}"])
+
+    found = {
+        "files": arrays.__getitem__,
+        "structure": arrays.__getitem__,
+        "plausibility": lambda name: postures(name[2:]),
+    }
+
     tiers: dict[Tier, Contracts] = {
         "files": stored_arrays(raw),
         "structure": raw_arrays(raw, arrays),
         "rows": single_images(raw.class_names, arrays),
         "splits": likeness_of_splits(images, rules.max_psi),
+        "plausibility": plausible(raw, rules),
         "drift": likeness_to_profile(rules, raw.class_names),
+    }
+    without = {
+        "plausibility": not_judged(raw, rules),
+        "drift": "" if rules.profile else NO_PROFILE,
     }
     report = ValidationReport(checks=())
     for tier, contracts in tiers.items():
-        of_arrays = tier in ("files", "structure")
-        found = arrays.__getitem__ if of_arrays else lambda name: images(name[2:])
-        no_profile = NO_PROFILE if tier == "drift" and rules.profile is None else ""
-        skipped = EARLIER_FAILED if report.failed("error") else no_profile
-        results = check(tier, contracts, found, rules.severity, skipped)
+        skipped = EARLIER_FAILED if report.failed("error") else without.get(tier, "")
+        of_tier = found.get(tier, lambda name: images(name[2:]))
+        results = check(tier, contracts, of_tier, rules.severity, skipped)
         report = ValidationReport(checks=report.checks + results)
     return report
 

@@ -59,7 +59,7 @@ def _moments(values: pd.Series) -> Moments:
     return Moments(mean=float(values.mean()), spread=float(values.std(ddof=0)))
 
 
-def _by_class(values: pd.Series, labels: pd.Series) -> tuple[Moments, ...]:
+def moments_by_class(values: pd.Series, labels: pd.Series) -> tuple[Moments, ...]:
     """NaN for a class without images, so that each stands at its label."""
     groups = dict(iter(values.groupby(labels)))
     none = pd.Series([], dtype=float)
@@ -76,14 +76,14 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "contrast": lambda table: _moments(table["spread"]),
     "pixels": lambda table: _fractions(np.array(table.attrs["pixels"])),
     "classes": lambda table: _fractions(np.bincount(table["label"])),
-    "ink": lambda table: _by_class(table["mean"], table["label"]),
+    "ink": lambda table: moments_by_class(table["mean"], table["label"]),
 }
 
 
-def profile_of(name: str, table: pd.DataFrame) -> Profile:
+def profile_of(name: str, table: pd.DataFrame, upright: tuple[Moments, ...] = ()) -> Profile:
     """What these images are like. Labels are 0 … classes - 1."""
     figures = {figure: of_table(table) for figure, of_table in FIGURES.items()}
-    return Profile(name=name, images=len(table), **figures)
+    return Profile(name=name, images=len(table), **figures, upright=upright)
 
 
 def stability_index(found: tuple[float, ...], usual: tuple[float, ...]) -> float:

@@ -334,7 +334,7 @@ def test_severity_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, va
     [
         (
             "drifts=off",
-            "'classes', 'leakage', 'class-balance' or 'drift'. Received: 'drifts'",
+            "'cut-off', 'transposed' or 'drift'. Received: 'drifts'",
         ),
         ("drift=loud", "'error', 'warning' or 'off'. Received: 'loud'"),
         ("drift", "'error', 'warning' or 'off'. Received: ''"),

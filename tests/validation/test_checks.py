@@ -25,6 +25,7 @@ from tasks.terminal import profile_command
 from tasks.validate import validate
 from tasks.validation.checks import EARLIER_FAILED, NO_PROFILE, examine
 from tasks.validation.measure import effect_size, measure, profile_of, stability_index
+from tasks.validation.plausibility import PROFILE_SAYS_MORE, TINY
 from tasks.validation.profiles import FOLDER
 from tasks.validation.rules import SHOWN_ROWS, SWITCHED_OFF
 
@@ -70,6 +71,7 @@ def test_sound_dataset_passes_every_tier_that_can_be_run(examined: Examine) -> N
         "structure": {("passed", "")},
         "rows": {("passed", "")},
         "splits": {("passed", "")},
+        "plausibility": {("skipped", TINY)},
         "drift": {("skipped", NO_PROFILE)},
     } == outcomes(examined(tiny_arrays()))
 
@@ -116,11 +118,7 @@ def test_broken_structure_keeps_the_later_tiers_from_running(examined: Examine) 
     results = examined(arrays)
 
     assert {("dtype", "x_test"): ()} == failed(results)
-    assert {tier: {("skipped", EARLIER_FAILED)} for tier in ("rows", "splits", "drift")} == {
-        tier: found
-        for tier, found in outcomes(results).items()
-        if tier not in ("files", "structure")
-    }
+    assert [{("skipped", EARLIER_FAILED)}] * 4 == list(outcomes(results).values())[2:]
 
 
 def test_error_in_the_rows_keeps_the_later_tiers_from_running(examined: Examine) -> None:
@@ -361,7 +359,9 @@ def test_images_are_warned_of_unless_told_otherwise(examined: Examine) -> None:
     results = examined(with_duplicate())
 
     assert {"warning"} == {
-        check.severity for check in results.values() if check.tier in ("rows", "splits", "drift")
+        check.severity
+        for check in results.values()
+        if check.tier in ("rows", "splits", "plausibility", "drift")
     }
 
 
@@ -421,7 +421,7 @@ def test_deployment_takes_severities() -> None:
 
 
 def test_deployment_refuses_severities_of_unknown_checks() -> None:
-    with pytest.raises(ParameterTypeError, match="'leakage', 'class-balance' or 'drift'"):
+    with pytest.raises(ParameterTypeError, match="'cut-off', 'transposed' or 'drift'"):
         mnist_flow.validate_parameters({"settings": {"severity": {"drifts": "off"}}})
 
 
@@ -522,6 +522,7 @@ def test_our_profile_is_what_the_command_writes(tmp_path: Path) -> None:
     assert written.brightness.mean == pytest.approx(ours.brightness.mean)
     assert written.pixels == pytest.approx(ours.pixels)
     assert written.classes == pytest.approx(ours.classes)
+    assert [one.mean for one in written.upright] == pytest.approx([o.mean for o in ours.upright])
 
 
 # --- the stage --------------------------------------------------------------------------------
@@ -556,9 +557,23 @@ def mnist(embedded: Arrays) -> Arrays:
 @pytest.mark.process
 class TestMnist:
     def test_it_passes_without_a_warning(self, examined: Examine, mnist: Arrays) -> None:
-        results = examined(mnist, profile="mnist")
+        found = outcomes(examined(mnist, profile="mnist"))
 
-        assert {"passed"} == {check.outcome for check in results.values()}
+        assert {("skipped", PROFILE_SAYS_MORE)} == found.pop("plausibility")
+        assert [{("passed", "")}] * 5 == list(found.values())
+
+    def test_it_is_as_plausible_without_its_profile(self, examined: Examine, mnist: Arrays) -> None:
+        assert {"passed"} == {
+            check.outcome for check in examined(mnist).values() if check.tier == "plausibility"
+        }
+
+    def test_swapped_rows_and_columns_are_told(self, examined: Examine, mnist: Arrays) -> None:
+        for name in ("x_train", "x_test"):
+            mnist[name] = mnist[name].swapaxes(1, 2)
+
+        assert {("transposed", "y_train"), ("transposed", "y_test")} == failed(
+            examined(mnist)
+        ).keys()
 
     def test_planted_images_are_named_with_their_rows(
         self, examined: Examine, mnist: Arrays

@@ -20,12 +20,20 @@ def find_profile(chosen: str | None, dataset: str) -> Profile | None:
     ours = {path.stem: path for path in FOLDER.glob("*.json")}
     if chosen is None and dataset not in ours:
         return None
-    path = ours.get(chosen or dataset) or Path(chosen or "").expanduser()
+    return _read(ours.get(chosen or dataset) or Path(chosen or "").expanduser())
+
+
+def shipped_profile() -> Profile:
+    """MNIST's."""
+    return _read(FOLDER / "mnist.json")
+
+
+def _read(path: Path) -> Profile:
     try:
         return Profile.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ProfileError(
-            f"A profile is {', '.join(ours)}, or a JSON file that mnist-profile wrote.",
+            "A profile is mnist, or a JSON file that mnist-profile wrote.",
             received=str(error).replace("\n", " "),
             where=f"--profile {path}",
             advice="Write it with mnist-profile DATASET OUTPUT.json.",
