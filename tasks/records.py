@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -115,9 +116,13 @@ class SourceFiles(Sequence[SourceFile]):
 
     def content(self) -> Any:
         """What counts of them in a cache key: names, sizes and digests."""
-        kept = [dict(zip(SourceFile._fields[:3], file[:3], strict=True)) for file in self._files]
+        return self._content
+
+    @cached_property
+    def _content(self) -> Any:
+        kept = [file[:3] for file in self._files]
         if len(kept) <= self.TOLD_APART:
-            return kept
+            return [dict(zip(SourceFile._fields, file, strict=False)) for file in kept]
         digest = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
         return {"name": f"{len(kept)} files", "sha256": digest}
 

@@ -97,16 +97,10 @@ def find_dataset(
     """
     kind, paths = _located(dataset, downloads, note)
     root = common_folder(paths)
-    digests = Digests(downloads.with_name("digests"), root)
+    start = len(str(root))
     files = SourceFiles(
-        SourceFile(
-            name=str(each.path)[len(str(root)) :].lstrip("/"),
-            sha256=each.sha256,
-            size_bytes=each.status.st_size,
-            path=each.path,
-            modified_ns=each.status.st_mtime_ns,
-        )
-        for each in digests.of(paths)
+        SourceFile(str(path)[start:].lstrip("/"), sha256, status.st_size, path, status.st_mtime_ns)
+        for path, sha256, status, _ in Digests(downloads.with_name("digests"), root).of(paths)
     )
     if dataset == "mnist" and files[0].sha256 != EMBEDDED_MNIST_SHA256:
         raise DatasetError(

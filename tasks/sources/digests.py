@@ -1,6 +1,6 @@
 """The SHA-256 of files that were digested before, of datasets of many.
 
-    <cache dir>/digests/5f1c…    of each file of one place: status, digest
+    <cache dir>/digests/5f1c…    of each file of one place: digest, status, name; sealed
 
 70,000 pictures take seconds to read and hash, and a tenth of that to look at. A file is not read
 again while its size, its times, its place on the disk and its number there are those of then. What
@@ -10,13 +10,12 @@ could still have been written in the moment in which it was digested is.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tasks.cache.blobs import sha256_of_file, write_atomically
 from tasks.cache.places import read_file
@@ -25,9 +24,8 @@ from tasks.sources.stream import intact
 
 READABLE = "A dataset's files must be readable."
 MANY = 100  # files; fewer are read
+SHA256_LETTERS = 64
 MOMENT_NS = 2_000_000_000  # longer than any file system's clock takes for a step
-
-Known = list[Any]  # [size, modified, changed, inode, device], digest
 
 
 class Digested(NamedTuple):
@@ -36,6 +34,7 @@ class Digested(NamedTuple):
     path: Path
     sha256: str
     status: os.stat_result
+    mark: str  # size, times, number and place on the disk, name: as long as they are the same
 
 
 class Digests:
@@ -43,54 +42,46 @@ class Digests:
 
     def __init__(self, folder: Path, place: Path) -> None:
         self._note = folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
-        self._place = place
+        self._name = slice(len(str(place)), None)  # of a path: what comes after the place
 
     def of(self, paths: list[Path]) -> list[Digested]:
         """The digest of each file. Raises DatasetError."""
-        if len(paths) < MANY:
-            return [self._of(path, {}) for path in paths]
-        known = self._known()
+        known = self._known() if len(paths) >= MANY else {}
         found = [self._of(path, known) for path in paths]
-        if any(known.get(self._name(each.path)) != _known_as(each) for each in found):
+        if len(paths) >= MANY and any(each.mark not in known for each in found):
             self._remember(found)
         return found
 
-    def _of(self, path: Path, known: dict[str, Known]) -> Digested:
-        with intact(READABLE, path, "Check that the file exists and its permissions."):
+    def _of(self, path: Path, known: Mapping[str, str]) -> Digested:
+        try:
             status = path.stat()
-            before, sha256 = known.get(self._name(path), ([], ""))
-            if before != _marks(status):
-                sha256 = sha256_of_file(path)
-        return Digested(path, sha256, status)
+            mark = (
+                f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} "
+                f"{status.st_ino} {status.st_dev} {str(path)[self._name]}"
+            )
+            return Digested(path, known.get(mark) or sha256_of_file(path), status, mark)
+        except OSError:
+            with intact(READABLE, path, "Check that the file exists and its permissions."):
+                raise
 
-    def _name(self, path: Path) -> str:
-        return str(path)[len(str(self._place)) :]  # Python's own way takes a second for 70,000
-
-    def _known(self) -> dict[str, Known]:
-        with suppress(OSError, ValueError, TypeError):
+    def _known(self) -> dict[str, str]:
+        """Digests by mark."""
+        with suppress(OSError, ValueError):
             digest, _, text = read_file(self._note).partition(b"\n")
             if hashlib.sha256(text).hexdigest().encode() == digest:
-                return {name: [status, sha256] for name, status, sha256 in json.loads(text)}
+                files = os.fsdecode(text).split("\0")
+                return {file[SHA256_LETTERS:]: file[:SHA256_LETTERS] for file in files}
         return {}
 
     def _remember(self, found: Iterable[Digested]) -> None:
         settled = time.time_ns() - MOMENT_NS
         known = [
-            (self._name(each.path), *_known_as(each))
+            each.sha256 + each.mark
             for each in found
             if max(each.status.st_mtime_ns, each.status.st_ctime_ns) < settled
         ]
-        text = json.dumps(known).encode()
+        text = os.fsencode("\0".join(known))
         with suppress(OSError, StoreError):  # then they are read again
             self._note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             seal = hashlib.sha256(text).hexdigest().encode()
             write_atomically(self._note, seal + b"\n" + text)
-
-
-def _known_as(digested: Digested) -> Known:
-    return [_marks(digested.status), digested.sha256]
-
-
-def _marks(status: os.stat_result) -> list[int]:
-    times = (status.st_mtime_ns, status.st_ctime_ns)
-    return [status.st_size, *times, status.st_ino, status.st_dev]

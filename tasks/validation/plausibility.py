@@ -48,25 +48,31 @@ def posture(
 
 
 def _posture(images: UInt8[np.ndarray, "image row column"]) -> pd.DataFrame:
-    border = np.ones(images.shape[1:], bool)
+    rows, columns = images.shape[1:]
+    border = np.ones((rows, columns), bool)
     border[1:-1, 1:-1] = False
-    background = np.median(images[:, border], axis=1)
-    distance = np.abs(images - background[:, np.newaxis, np.newaxis])
-    ink = np.where(distance > NEAR, distance, 0)
-    lowest, highest = images.min(axis=(1, 2)), images.max(axis=(1, 2))
-    columns = {
-        "flat": (ink[:, border] == 0).mean(axis=1) >= FLAT,
-        "bright": 2 * background > lowest.astype(float) + highest,
-        "border": ink[:, border].mean(axis=1),
-        "ink": ink.mean(axis=(1, 2)),
-        "upright": _upright(ink),
+    background = np.median(images[:, border], axis=1).astype(np.uint8)
+    around = background[:, np.newaxis, np.newaxis]
+    ink = np.maximum(images, around) - np.minimum(images, around)
+    ink *= ink > NEAR
+    at_border, middle = ink[:, border], images.max((1, 2)) / 2 + images.min((1, 2)) / 2
+    values = ink.astype(np.float32)  # matrix products add up five times as fast as sums
+    by_row, by_column = (values @ np.ones(columns, "f4"), np.ones(rows, "f4") @ values)
+    figures = {
+        "flat": (at_border == 0).mean(axis=1) >= FLAT,
+        "bright": background > middle,
+        "border": at_border.mean(axis=1),
+        "ink": by_row.mean(axis=1) / columns,
+        "upright": _upright(by_row, by_column),
     }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(figures)
 
 
-def _upright(ink: Float[np.ndarray, "image row column"]) -> Float[np.ndarray, " image"]:
+def _upright(
+    by_row: Float[np.ndarray, "image row"], by_column: Float[np.ndarray, "image column"]
+) -> Float[np.ndarray, " image"]:
     """By how much ink is spread more over rows than over columns, as a part of both; 0: none."""
-    over_rows, over_columns = _spread(ink.sum(axis=2)), _spread(ink.sum(axis=1))
+    over_rows, over_columns = _spread(by_row), _spread(by_column)
     both = over_rows + over_columns
     upright: np.ndarray = (over_rows - over_columns) / np.where(both, both, 1)
     return upright
@@ -74,7 +80,7 @@ def _upright(ink: Float[np.ndarray, "image row column"]) -> Float[np.ndarray, " 
 
 def _spread(ink: Float[np.ndarray, "image line"]) -> Float[np.ndarray, " image"]:
     """The standard deviation of the lines' numbers, each counted by its ink."""
-    total, lines = np.maximum(ink.sum(axis=1), 1), np.arange(ink.shape[1])
+    total, lines = np.maximum(ink.sum(axis=1, dtype=float), 1), np.arange(ink.shape[1])
     distances = lines - (ink @ lines / total)[:, np.newaxis]
     spread: np.ndarray = np.sqrt((ink * distances**2).sum(axis=1) / total)
     return spread

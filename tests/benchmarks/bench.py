@@ -47,6 +47,8 @@ print(1000 * (time.perf_counter() - started))
 """
 KEYS_MILLISECONDS = 50.0
 VALIDATION_SECONDS, VALIDATION_MEGABYTES = 1.0, 300.0
+MANY_IMAGES, FEW_IMAGES = 70_000, 700
+MANY_FILES_SECONDS = 1.5
 SAMPLE_SECONDS = 0.02
 MEBIBYTE = 1 << 20
 
@@ -232,6 +234,73 @@ def measure_storing(work: Path, rounds: int) -> tuple[float, float]:
     return statistics.median(ours), statistics.median(reference)
 
 
+def sources(*arguments: object) -> list[str]:
+    """The command that measures the reading of datasets by itself."""
+    return [sys.executable, str(HERE / "sources.py"), *map(str, arguments)]
+
+
+def measure_sources(work: Path, environment: dict[str, str], rounds: int, images: int) -> list[Row]:
+    """Of pictures and a table: seconds beside their references, memory beside that of few."""
+    folders = {number: work / f"sources-{number}" for number in (images, FEW_IMAGES)}
+    for number, folder in folders.items():
+        run(sources("write", folder, number), environment)
+    whole = folders[images]
+    seconds = json.loads(run(sources("times", whole, rounds), environment)[1])
+    peaks = {
+        (number, place): peak_anonymous_mebibytes(sources("read", folder / place), environment)
+        for number, folder in folders.items()
+        for place in ("pictures", "train.csv")
+    }
+    few, few_lines = peaks[FEW_IMAGES, "pictures"], peaks[FEW_IMAGES, "train.csv"]
+    more = seconds_for_many_files(work, whole / "pictures", environment, rounds)
+    pictures = f"{images:,} PNGs in class folders"
+    return [
+        Row(f"{pictures}, Pillow alone", seconds["Pillow"], "s  ", seconds["Pillow"], 0),
+        Row(f"{pictures}, read", seconds["pictures"], "s  ", seconds["Pillow"], 1.2),
+        Row(
+            f"{pictures}, peak memory beside {FEW_IMAGES}",
+            peaks[images, "pictures"],
+            "MiB",
+            few,
+            1.3,
+        ),
+        Row(
+            f"{images:,} lines of CSV, pandas.read_csv",
+            seconds["pandas"],
+            "s  ",
+            seconds["pandas"],
+            0,
+        ),
+        Row(f"{images:,} lines of CSV, read", seconds["table"], "s  ", seconds["pandas"], 1.5),
+        Row(
+            f"CSV, peak memory beside {FEW_IMAGES}",
+            peaks[images, "train.csv"],
+            "MiB",
+            few_lines,
+            1.3,
+        ),
+        Row("unchanged rerun, for so many files (to 1.5 s)", more, "s  ", MANY_FILES_SECONDS, 1.0),
+    ]
+
+
+def seconds_for_many_files(
+    work: Path, pictures: Path, environment: dict[str, str], rounds: int
+) -> float:
+    """How much longer an unchanged rerun takes on a folder of pictures than on a single file."""
+    options = {
+        "many": ["--dataset", str(pictures), "--test-fraction", "0.1", "--epochs", "1"],
+        "one": ["--epochs", "1"],
+    }
+    commands = {kind: [*pipeline(work, "many-files"), *of] for kind, of in options.items()}
+    for command in commands.values():
+        run(command, environment)
+    taken: dict[str, list[float]] = {kind: [] for kind in commands}
+    for _ in range(rounds):
+        for kind, command in commands.items():
+            taken[kind].append(run(command, environment)[0])
+    return statistics.median(taken["many"]) - statistics.median(taken["one"])
+
+
 def validation_rows(clean: float, worst: float, megabytes: float) -> list[Row]:
     """Of all tiers over 70,000 images: seconds of one core, and memory above the arrays."""
     seconds = VALIDATION_SECONDS
@@ -258,6 +327,7 @@ def main() -> int:
         storing, saving = measure_storing(work, rounds)
         keys = measure_keys(rounds)
         validation = json.loads(run([sys.executable, str(HERE / "validation.py")], environment)[1])
+        reading = measure_sources(work, environment, rounds, MANY_IMAGES)
         training, requests_share = measure_trainer(environment, rounds)
         training_peak, large_peak = (
             peak_anonymous_mebibytes(trainer("memory", times_over), environment)
@@ -292,6 +362,7 @@ def main() -> int:
         Row("requests of the live progress, of training", 100 * requests_share, "%  ", 100, 0.02),
         Row("keys of the whole flow (to 50 ms)", keys, "ms ", KEYS_MILLISECONDS, 1.0),
         *validation_rows(**validation),
+        *reading,
     ]
     print(f"| {'what':<52} | {'measured':>13} | ratio | target  |        |")
     print(f"| {'-' * 52} | {'-' * 12}: | ----: | ------- | ------ |")
