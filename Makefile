@@ -114,7 +114,7 @@ lock: $(VENV)/.dev ## renew the two locks from pyproject.toml
 		-c requirements.lock -o deployments/requirements.lock
 
 clean: ## remove the virtual environment and every tool's cache
-	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip refuses an editable project under --require-hashes, so the lock comes first. The lock is

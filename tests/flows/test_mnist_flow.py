@@ -86,14 +86,6 @@ def test_npz_with_the_images_of_idx_files_is_served_their_model(
     assert from_npz.summary.weights_sha256 == first_run.summary.weights_sha256
 
 
-def test_convolutional_network_runs(after_a_run: RunSettings) -> None:
-    """With a last, smaller batch: 60 images by 16."""
-    change = {"model": "cnn", "epochs": 1, "batch_size": 16}
-    run = run_flow(after_a_run.model_copy(update=change))
-    assert {"train", "evaluate"} <= set(run.computed)
-    assert 0 <= run.summary.accuracy <= 1
-
-
 def test_accuracy_below_the_minimum_fails_the_run_but_is_recorded(
     after_a_run: RunSettings, tmp_path: Path
 ) -> None:
@@ -111,10 +103,10 @@ def ask(kind: str, **filters: object) -> list[dict[str, Any]]:
 
 
 def test_accuracy_artifact_has_a_version_per_run(
-    settings: RunSettings, digits: Arrays, tmp_path: Path
+    after_a_run: RunSettings, digits: Arrays, tmp_path: Path
 ) -> None:
     place_npz(tmp_path / "Two Runs!.npz", digits)
-    settings = settings.model_copy(update={"dataset": str(tmp_path / "Two Runs!.npz")})
+    settings = after_a_run.model_copy(update={"dataset": str(tmp_path / "Two Runs!.npz")})
     summaries = [run_flow(settings).summary for _ in range(2)]
     artifacts = ask("artifacts", artifacts={"key": {"any_": ["two-runs-accuracy"]}})
     assert {artifact["flow_run_id"] for artifact in artifacts} == {

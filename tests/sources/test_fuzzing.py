@@ -39,7 +39,7 @@ from tasks.sources.pixels import read_images
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 fuzzed = settings(
-    max_examples=EXAMPLES or 40,  # of each format
+    max_examples=EXAMPLES or 25,  # of each format
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,

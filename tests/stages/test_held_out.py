@@ -51,13 +51,9 @@ def test_weights_do_not_depend_on_what_is_held_out(store: Store) -> None:
 
 
 def test_datasets_own_validation_images_are_the_last_ones(store: Store) -> None:
-    other = IMAGES.copy()
-    other[-12:] = 0
+    rows = held_out_rows(LABELS, ready(store, validation=12), PLAN)
 
-    models = [train.fn(ready(store, x, validation=12), PLAN, store) for x in (IMAGES, other)]
-
-    assert models[0].weights_sha256 == models[1].weights_sha256
-    assert models[0].history[0].validation_loss != models[1].history[0].validation_loss
+    assert list(range(48, 60)) == rows.tolist()
 
 
 def test_patience_goes_back_to_the_best_epoch(store: Store) -> None:
