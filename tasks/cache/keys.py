@@ -136,7 +136,9 @@ def what_changed(old: Ingredients, new: Ingredients) -> str:
             contents += names
         else:
             name = path[-1] if named[path[-1]] == 1 else ".".join(path)
-            reasons.append(f"{name.replace('_', ' ')} {_shown(values[0])} → {_shown(values[1])}")
+            was, now = map(_shown, values)  # of a long list its start
+            change = f"{was} → {now}" if was != now else "changed"
+            reasons.append(f"{name.replace('_', ' ')} {change}")
     if contents:
         reasons.append(f"input: {_listed(list(dict.fromkeys(contents)))} changed")
     if code:
@@ -191,7 +193,7 @@ def _leaves(value: Any, *path: str) -> dict[tuple[str, ...], Any]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_shown, value))
+        return _listed(list(map(_shown, value)))
     if isinstance(value, _Content):
         return value.name
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

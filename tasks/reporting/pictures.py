@@ -69,7 +69,7 @@ LONGEST_NAME = 16  # of a class: longer ones are cut
 LEVEL_NAME = 3  # longer ones stand upright below an axis
 LONGEST_LINE = 18  # of a caption
 COLUMNS = 5  # of a gallery
-CELL_HEIGHT, MARGIN = 1.34, 0.04  # of a gallery's cells, in their width
+LINE_HEIGHT, MARGIN = 0.17, 0.04  # of captions in a gallery, in the width of its cells
 
 Picture = UInt8[np.ndarray, "row column *channel"]
 
@@ -84,14 +84,16 @@ def drawable(class_names: Sequence[str]) -> list[str]:
     for number, name in enumerate(class_names):
         line = " ".join(name.split())
         short = f"{line[: LONGEST_NAME - 1]}…" if len(line) > LONGEST_NAME else line
-        drawn.append(short if short and all(ord(c) in glyphs for c in short) else f"no. {number}")
+        drawn.append(short if short and all(ord(c) in glyphs for c in short) else f"class {number}")
     return drawn
 
 
 def caption(first: str, second: str, below: str) -> str:
-    """Two lines for a gallery, broken where they are about as long."""
-    line = f"{first} {second}"
-    return f"{line}\n{below}" if len(line) <= LONGEST_LINE else f"{first}\n{second} {below}"
+    """Two lines for a gallery, broken where they are about as long; three, if one is too long."""
+    upper, lower = f"{first} {second}", f"{second} {below}"
+    if len(upper) <= LONGEST_LINE:
+        return f"{upper}\n{below}"
+    return f"{first}\n{lower}" if len(lower) <= LONGEST_LINE else f"{first}\n{second}\n{below}"
 
 
 def samples(by_class: Sequence[Sequence[Picture]], names: Sequence[str]) -> bytes:
@@ -232,29 +234,31 @@ def reliability(bins: Sequence[ConfidenceBin], calibration_error: float) -> byte
 
 
 def gallery(images: Sequence[Picture], captions: Sequence[str], if_none: str = "") -> bytes:
-    """Images with a caption of one or two lines each. `if_none` stands for none."""
+    """Images with a caption of some lines each. `if_none` stands for none."""
     if not images:
         figure = _figure(1.0)
         figure.text(0.5, 0.5, if_none, ha="center", va="center", color=MUTED, fontsize=11)
         return _png(figure)
     rows = math.ceil(len(images) / COLUMNS)
     cell = WIDTH / COLUMNS
-    longest = max(len(line) for caption in captions for line in caption.splitlines())
+    lines = [line for caption in captions for line in caption.splitlines()]
+    longest, most = max(map(len, lines)), max(len(caption.splitlines()) for caption in captions)
+    cell_height = 1 + LINE_HEIGHT * most
     font_size = min(9.0, cell * POINTS / (CHARACTER_WIDTH * longest))
-    figure = _figure(cell * CELL_HEIGHT * rows)
+    figure = _figure(cell * cell_height * rows)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))  # one for all: each would cost more than its image
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(number, COLUMNS)
         height, width = (1 - 2 * MARGIN) * np.array(image.shape[:2]) / max(image.shape[:2])
-        left, bottom = column + (1 - width) / 2, CELL_HEIGHT * (rows - row - 1) + MARGIN
+        left, bottom = column + (1 - width) / 2, cell_height * (rows - row - 1) + MARGIN
         area = (left, left + width, bottom, bottom + height)
         axes.imshow(_thumbnail(image), vmin=0, vmax=255, extent=area)
         frame = Rectangle((left, bottom), width, height, fill=False, color=FAINT, linewidth=0.5)
         axes.add_patch(frame)
         place = (column + 0.5, bottom + height + MARGIN)
         axes.text(*place, caption, ha="center", fontsize=font_size)
-    axes.set(xlim=(0, COLUMNS), ylim=(0, CELL_HEIGHT * rows))
+    axes.set(xlim=(0, COLUMNS), ylim=(0, cell_height * rows))
     axes.set_axis_off()
     return _png(figure)
 

@@ -53,6 +53,12 @@ class Pair(Record):
     right: ArrayRef
 
 
+class Named(Record):
+    """Names of classes."""
+
+    class_names: tuple[str, ...]
+
+
 def pair(left: str, right: str) -> Pair:
     return Pair(left=array(left), right=array(right))
 
@@ -164,6 +170,16 @@ CHANGES: dict[str, tuple[Ingredients, Ingredients, str]] = {
         ingredients(plan=PLAN),
         ingredients(plan=PLAN.model_copy(update={"epochs": 6})),
         "epochs 12 → 6",
+    ),
+    "long lists": (
+        ingredients(raw=Named(class_names=tuple("abcdefgh"))),
+        ingredients(raw=Named(class_names=("ant", "bee"))),
+        "class names a, b, c and 5 more → ant, bee",
+    ),
+    "long lists that start alike": (
+        ingredients(raw=Named(class_names=tuple("abcdefgh"))),
+        ingredients(raw=Named(class_names=tuple("abcdefgx"))),
+        "class names changed",
     ),
     "a setting of two words": (
         ingredients(plan=PLAN),

@@ -197,7 +197,7 @@ def test_names_are_short_and_in_one_line_and_a_number_where_the_font_lacks_a_let
 
     drawn = pictures.drawable(names)
 
-    assert ["ant", "T-shirt/top and…", "a b", "no. 3", "no. 4", "Größe", "$x$"] == drawn
+    assert ["ant", "T-shirt/top and…", "a b", "class 3", "class 4", "Größe", "$x$"] == drawn
 
 
 def test_picture_of_other_names_is_another_and_of_a_formula_is_drawn_as_text() -> None:
@@ -212,7 +212,10 @@ def test_picture_of_other_names_is_another_and_of_a_formula_is_drawn_as_text() -
         ("7", "→ 2", "98.7%", "7 → 2\n98.7%"),
         ("7,", "rather 2", "no. 12", "7, rather 2\nno. 12"),
         ("Ankle boot", "→ Sneaker", "98.7%", "Ankle boot\n→ Sneaker 98.7%"),
+        ("Give way", "→ Level crossing", "98.7%", "Give way\n→ Level crossing\n98.7%"),
     ],
 )
-def test_caption_has_two_lines(first: str, second: str, below: str, lines: str) -> None:
+def test_caption_has_lines_of_about_the_same_length(
+    first: str, second: str, below: str, lines: str
+) -> None:
     assert lines == pictures.caption(first, second, below)
