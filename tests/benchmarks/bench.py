@@ -262,7 +262,7 @@ def measure_sources(work: Path, environment: dict[str, str], rounds: int, images
             peaks[images, "pictures"],
             "MiB",
             few,
-            1.3,
+            2.0,  # names and places of the files are in memory
         ),
         Row(
             f"{images:,} lines of CSV, pandas.read_csv",
