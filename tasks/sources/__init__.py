@@ -10,7 +10,7 @@
 `catalogue` finds and opens; a format is a module of its own and a line of its table FORMATS: `idx`,
 `npz`, `pictures`, `tables`, `parquet`; `refused` says why others are not read. What people store as
 labels and pixels, `labels` and `pixels` make 0 … classes - 1 and 0 … 255 of; `splits` cuts a test
-split off.
+split off. README.md tells which layouts are taken, with examples.
 Nothing is believed of a file: what it declares is checked against its size before anything is
 allocated, and it is read by pieces. May import tasks.cache, tasks.records and tasks.errors.
 """
