@@ -83,7 +83,6 @@ class SourceFile(NamedTuple):
     sha256: str
     size_bytes: int
     path: Path
-    modified_ns: int
 
 
 class SourceFiles(Sequence[SourceFile]):
@@ -94,8 +93,9 @@ class SourceFiles(Sequence[SourceFile]):
 
     TOLD_APART = 20  # in a cache key, and so in a reason; more count as one content
 
-    def __init__(self, files: Iterable[SourceFile]) -> None:
+    def __init__(self, files: Iterable[SourceFile], remembered_in: Path | None = None) -> None:
         self._files = tuple(files)
+        self.remembered_in = remembered_in  # where their digests are
 
     def __getitem__(self, place: Any) -> Any:
         """One file, or a tuple of some."""
