@@ -287,6 +287,13 @@ class OwnModel(Record):
     file: str
     sha256: Sha256
     path: Path = Field(exclude=True)
+    unfollowed: tuple[str, ...] = Field((), exclude=True)  # what else may count, nobody can tell
+
+    def content(self) -> dict[str, Any]:
+        """Its names and the digest. Raises TypeError if that does not say all that counts."""
+        if self.unfollowed:
+            raise TypeError(f"imports that cannot be followed: {', '.join(self.unfollowed)}")
+        return super().content()
 
     @property
     def place(self) -> str:

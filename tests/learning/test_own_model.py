@@ -213,19 +213,6 @@ def test_file_that_raises_is_refused(statement: str, tmp_path: Path) -> None:
         called(path)
 
 
-WRITES_ITSELF = """
-from pathlib import Path
-def value(height):
-    Path(__file__).write_text("value = 2")
-"""
-
-
-def test_file_that_changes_while_it_is_used_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "nets.py", WRITES_ITSELF)
-    with pytest.raises(ModelError, match="must not change while the run uses it"):
-        called(path)
-
-
 def test_model_that_is_not_compiled_is_compiled_as_planned(tmp_path: Path) -> None:
     options = {"optimizer": "adam", "learning_rate": 0.25, "label_smoothing": 0.125}
     model = build_model(nets(tmp_path, SEQUENTIAL, **options), made())
