@@ -16,7 +16,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Suffix = Literal[".npy", ".keras", ".png"]
@@ -248,22 +255,39 @@ class ValidationReport(Findings):
 
 
 class Moments(Record):
-    """Mean and standard deviation of some figure over images."""
+    """Mean and standard deviation of some figure over images; NaN over none."""
 
     mean: float
     spread: float
+
+
+def _require_whole(fractions: tuple[float, ...]) -> tuple[float, ...]:
+    if not math.isclose(sum(fractions), 1, abs_tol=1e-3):
+        raise ValueError(f"fractions whose sum is {sum(fractions):.3g}")
+    return fractions
+
+
+Fractions = Annotated[
+    tuple[Fraction, ...], Field(min_length=1, max_length=256), AfterValidator(_require_whole)
+]
 
 
 class Profile(Findings):
     """What the images of a dataset usually are like; pixel values are 0 … 255."""
 
     name: str
-    images: int
+    images: Annotated[int, Field(ge=1)]
     brightness: Moments  # of each image's mean
     contrast: Moments  # of each image's standard deviation
-    pixels: tuple[float, ...]  # fractions of all pixels in ten equal bins
-    classes: tuple[float, ...]  # fractions of the images, by class
+    pixels: Annotated[Fractions, Field(min_length=10, max_length=10)]  # of all, in equal bins
+    classes: Fractions  # of the images, by class
     ink: tuple[Moments, ...]  # brightness, by class
+
+    @model_validator(mode="after")
+    def _has_ink_of_each_class(self) -> Profile:
+        if len(self.ink) != len(self.classes):
+            raise ValueError(f"ink of {len(self.ink)} classes, where there are {len(self.classes)}")
+        return self
 
 
 class ValidationRules(Record):

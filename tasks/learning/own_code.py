@@ -21,7 +21,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import metadata
 from importlib.machinery import (
@@ -116,24 +116,27 @@ class Search:
     def __init__(self, path: Path) -> None:
         self._path = [str(path.parent), *(os.path.abspath(folder) for folder in sys.path)]  # noqa: PTH100 - text
         self._known = {path.stem: Place(str(path))}
+        self._entries = cache(_entries)  # each folder once, as it is now
 
     def place(self, module: str) -> Place:
         """Where a module is; nowhere, if it is one of those that Python brings without a file."""
         if module not in self._known:
             parent, _, name = module.rpartition(".")
             folders = self.place(parent).folders if parent else self._path
-            found = _place_in(folders, name)
+            found = _place_in(folders, name, self._entries)
             self._known[module] = found if parent or any(found) else _found_by_others(module)
         return self._known[module]
 
 
-def _place_in(folders: Sequence[str], name: str) -> Place:
+def _place_in(
+    folders: Sequence[str], name: str, entries_of: Callable[[str], frozenset[str]]
+) -> Place:
     """As Python's own finder looks: a package, a module, or folders that together are one."""
     portions: list[str] = []
     for folder in folders:
-        entries = _entries(folder)
+        entries = entries_of(folder)
         if name in entries:
-            inner = _entries(f"{folder}/{name}")
+            inner = entries_of(f"{folder}/{name}")
             for ending in ENDINGS:
                 if f"__init__{ending}" in inner:
                     return Place(f"{folder}/{name}/__init__{ending}", (f"{folder}/{name}",))
@@ -145,11 +148,11 @@ def _place_in(folders: Sequence[str], name: str) -> Place:
     return Place(None, tuple(portions))
 
 
-def _entries(folder: str) -> list[str]:
+def _entries(folder: str) -> frozenset[str]:
     try:
-        return os.listdir(folder)  # noqa: PTH208 - text
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - text
     except OSError:
-        return []
+        return frozenset()
 
 
 def _found_by_others(module: str) -> Place:

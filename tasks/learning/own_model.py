@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import PARSING
-from tasks.errors import ModelError
+from tasks.errors import ModelError, require_utf8
 from tasks.learning.own_code import CHANGED, reach_of, use_modules
 from tasks.records import OwnModel
 
@@ -31,6 +31,7 @@ def find_own_model(text: str) -> OwnModel:
     if named is None:
         raise ModelError("A model is mlp, cnn or FILE.py:FUNCTION.", received=text)
     path, function = Path(named["file"]).expanduser().absolute(), named["function"]
+    require_utf8(path, ModelError)
     if not path.stem.isidentifier() or path.with_suffix("").is_dir():
         rule = "The model's file must have a module's name that no folder beside it has."
         raise ModelError(rule, received=path.name, where=path.parent)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.errors import DatasetError
+from tasks.errors import DatasetError, require_utf8
 from tasks.records import AS_IT_IS, DatasetSource, Reading, SourceFile, SourceFiles
 from tasks.sources.digests import Digests
 from tasks.sources.idx import idx_files, open_idx_files
@@ -180,7 +180,7 @@ def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]
         return "npz", [EMBEDDED_MNIST]
     if dataset in DOWNLOADS:
         return "idx", download(dataset, downloads / dataset, note)
-    place = _expanded(dataset).absolute()
+    place = require_utf8(_expanded(dataset).absolute(), DatasetError)
     *known, last = [*NAMES, *(form.description for form in FORMATS.values())]
     rule = f"A dataset is {', '.join(known)}, or {last}."
     advice = "Check the spelling, the path, and the names of the files there."

@@ -290,6 +290,36 @@ def test_model_that_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
     assert f"(in {tmp_path}/nets.py:tiny)." in str(failure.value)
 
 
+LAZY = """
+@keras.saving.register_keras_serializable()
+class Net(keras.Model):
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+        self.dense = layers.Dense(units, activation="softmax")
+    def call(self, images):
+        from helper import scaled
+        return self.dense(scaled(images))
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+def tiny(height, width, classes):
+    return Net(classes)
+"""
+
+
+def test_model_may_import_a_helper_when_it_is_called(tmp_path: Path) -> None:
+    write(tmp_path / "helper.py", "def scaled(images):\n    return images * 2.0\n")
+    plan = nets(tmp_path, LAZY)
+    model = build_model(plan, made())
+    image = np.linspace(0, 1, 20, dtype=np.float32).reshape(1, 20)
+    expected = model.predict_on_batch(image)
+    model.save(tmp_path / "model.keras")
+    forget_modules(tmp_path)
+    again = load_model(tmp_path / "model.keras", plan.model, plan.threads, made())
+    np.testing.assert_array_equal(expected, again.predict_on_batch(image))
+
+
 def test_seed_decides_the_initial_weights(tmp_path: Path) -> None:
     plans = [nets(tmp_path, SEQUENTIAL, seed=seed) for seed in (1, 1, 2)]
     first, again, other = (build_model(plan, made()).get_weights()[0] for plan in plans)

@@ -416,6 +416,16 @@ def test_idx_builder_writes_the_published_format() -> None:
     assert struct.pack(">IIII4B", 0x803, 2, 1, 2, 1, 2, 3, 4) == idx_bytes(images)
 
 
+def test_dataset_in_a_folder_whose_name_is_no_utf_8_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xff"))
+    write_idx_folder(folder / "digits", tiny_arrays())
+    monkeypatch.chdir(folder)
+    with pytest.raises(DatasetError, match=r"in UTF-8\. Received: '.*/m.udcff/digits'"):
+        find_dataset("digits", downloads=tmp_path)
+
+
 def test_source_that_was_deleted_has_changed(tmp_path: Path) -> None:
     folder = write_idx_folder(tmp_path / "digits", tiny_arrays())
     source = find_dataset(str(folder), downloads=tmp_path)
