@@ -50,6 +50,7 @@ from tasks.errors import ModelError
 
 ENDINGS = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in Python's own order
 PYTHONS_OWN = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib"))
+OF_THIS_PROJECT = tuple(f"{PROJECT_ROOT / package}/" for package in PROJECT_PACKAGES)
 REQUIREMENT = re.compile(r"[\w.-]+")
 CHANGED = "The model's file must not change while the run uses it."
 
@@ -87,27 +88,36 @@ def reach_of(path: Path) -> Reach:
     unfollowed: list[str] = []
 
     def read(module: str) -> Source | None:
-        file, top = search.place(module).file, module.partition(".")[0]
-        if file is None or (file.startswith(PYTHONS_OWN) and not _is_shared(file)):
-            return None
-        if _is_shared(file) and top not in PROJECT_PACKAGES and (found := versions_of(top)):
-            libraries.update(found)
+        file = search.place(module).file
+        versions = _versions_that_count(module, file) if module != path.stem else None
+        libraries.update(versions or {})
+        if file is None or versions is not None:
             return None
         if not file.endswith(".py"):
             unfollowed.append(f"{Path(file).name} is compiled")
             return None
         source = read_source(file, module)
-        if not Path(file).is_relative_to(PROJECT_ROOT):
+        if not file.startswith(OF_THIS_PROJECT):
             unfollowed.extend(f"{Path(file).name}, {what}" for what in source.unfollowed)
         return source
 
     sources = follow(path.stem, read)
     imported = {name for source in sources.values() for name in source.imports}
-    own = {name for name in sources if name.partition(".")[0] not in PROJECT_PACKAGES}
-    own |= {name.rpartition(".")[0] for name in own} - {""}
+    own = {name for name, source in sources.items() if not source.path.startswith(OF_THIS_PROJECT)}
+    parents = {name.rpartition(".")[0] for name in own} - sources.keys() - {""}
+    own |= {name for name in parents if search.place(name).file is None}
     own -= {path.stem} - imported
     places = {name: search.place(name) for name in own}
     return Reach(str(path), sources, libraries, tuple(sorted(unfollowed)), places)
+
+
+def _versions_that_count(module: str, file: str | None) -> dict[str, str] | None:
+    """By distribution, of a module that does not count by content; None for one that does."""
+    if file is None or file.startswith(OF_THIS_PROJECT):
+        return None
+    if any(f"/{folder}/" in file for folder in SHARED_FOLDERS):
+        return versions_of(module.partition(".")[0]) or None
+    return {} if file.startswith(PYTHONS_OWN) else None
 
 
 class Search:
@@ -115,7 +125,8 @@ class Search:
 
     def __init__(self, path: Path) -> None:
         self._path = [str(path.parent), *(os.path.abspath(folder) for folder in sys.path)]  # noqa: PTH100 - text
-        self._known = {path.stem: Place(str(path))}
+        # `from . import x`, which Python refuses outside of a package, names "".
+        self._known = {path.stem: Place(str(path)), "": Place(None)}
         self._entries = cache(_entries)  # each folder once, as it is now
 
     def place(self, module: str) -> Place:
@@ -164,10 +175,6 @@ def _found_by_others(module: str) -> Place:
         if spec and spec.has_location:
             return Place(spec.origin, tuple(spec.submodule_search_locations or ()))
     return Place(None)
-
-
-def _is_shared(file: str) -> bool:
-    return any(f"/{folder}/" in file for folder in SHARED_FOLDERS)
 
 
 @cache

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from programs import ROOT
 
 from tasks.cache.keys import content_of
 from tasks.errors import ModelError
@@ -203,6 +204,14 @@ def test_file_among_the_installed_that_is_no_distributions_counts_by_content(
     assert before.sha256 != found(path).sha256
 
 
+def test_file_itself_counts_by_content_wherever_it_lies(installed: Path) -> None:
+    before = found(write(installed / "nets_base.py", "value = 1"))
+    after = found(write(installed / "nets_base.py", f"exec('')\n{VALUE.format(7)}"))
+    assert before.sha256 != after.sha256
+    assert after.unfollowed == ("nets_base.py, line 1: exec",)
+    assert called(after.path) == 7
+
+
 def test_version_of_what_this_project_computes_with_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +278,15 @@ def test_what_a_helper_hides_is_named(tmp_path: Path) -> None:
     assert found(path).unfollowed == ("helper.py, line 1: exec",)
 
 
+def test_file_beside_this_project_is_not_of_it(tmp_path: Path) -> None:
+    path = ROOT / f"{tmp_path.name}.py"
+    path.write_text("exec(text)\nvalue = 1\n")
+    try:
+        assert found(path).unfollowed == (f"{path.name}, line 1: exec",)
+    finally:
+        path.unlink()
+
+
 def test_what_is_not_followed_is_imported_where_the_file_lies(tmp_path: Path) -> None:
     path = nets(tmp_path, "import importlib\nvalue = importlib.import_module('hel' + 'per').value")
     path.write_text(path.read_text().removesuffix("value = 1\n"))
@@ -284,6 +302,7 @@ def test_what_is_not_followed_is_imported_where_the_file_lies(tmp_path: Path) ->
         "import sys\nprint(sys.argv, file=sys.stderr)",
         "from tasks.learning.own_model import find_own_model",
         "import keras, numpy, tensorflow",
+        "from . import helper\nfrom .helper import *",
     ],
 )
 def test_usual_code_is_followed(source: str, tmp_path: Path) -> None:
@@ -343,7 +362,7 @@ def test_source_is_shown_as_it_ran(tmp_path: Path) -> None:
     assert shown() == source.partition("\n")[2]
 
 
-@pytest.mark.parametrize("name", ["json", "yaml", "pytest", "unused_so_far"])
+@pytest.mark.parametrize("name", ["json", "yaml", "tasks", "unused_so_far"])
 def test_helper_named_as_another_module_is_refused(name: str, tmp_path: Path) -> None:
     importlib.import_module(name) if name in sys.modules else None
     path = write(tmp_path / "nets.py", f"import {name}\n{VALUE.format(1)}")
