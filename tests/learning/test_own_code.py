@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import ROOT
 
 from tasks.cache.keys import content_of
 from tasks.errors import ModelError
@@ -278,13 +277,13 @@ def test_what_a_helper_hides_is_named(tmp_path: Path) -> None:
     assert found(path).unfollowed == ("helper.py, line 1: exec",)
 
 
-def test_file_beside_this_project_is_not_of_it(tmp_path: Path) -> None:
-    path = ROOT / f"{tmp_path.name}.py"
-    path.write_text("exec(text)\nvalue = 1\n")
-    try:
-        assert found(path).unfollowed == (f"{path.name}, line 1: exec",)
-    finally:
-        path.unlink()
+def test_code_of_this_project_is_trusted_and_a_file_beside_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = nets(tmp_path, "import project.module\nexec(text)")
+    write(path.with_name("project") / "module.py", "exec(text)")
+    monkeypatch.setattr(own_code, "OF_THIS_PROJECT", (f"{path.with_name('project')}/",))
+    assert found(path).unfollowed == ("nets.py, line 2: exec",)
 
 
 def test_what_is_not_followed_is_imported_where_the_file_lies(tmp_path: Path) -> None:
