@@ -49,6 +49,16 @@ def file_errors(rule: str, advice: str) -> Iterator[None]:
         raise PipelineError(rule, received=reason, where=where, advice=advice) from error
 
 
+def require_utf8(path: Path, error: type[PipelineError]) -> Path:
+    """The path, if it can stand in JSON, as Prefect keeps what is set and logged; else an error."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as reason:
+        rule, advice = "Names of files and folders must be text in UTF-8.", "Rename it, or choose "
+        raise error(rule, received=ascii(str(path)), advice=f"{advice}another.") from reason
+    return path
+
+
 class DatasetError(PipelineError):
     """A dataset cannot be found, fetched or read."""
 

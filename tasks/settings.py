@@ -16,7 +16,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from tasks import APPLICATION
-from tasks.errors import ModelError
+from tasks.errors import ModelError, StoreError, require_utf8
 from tasks.learning.own_model import find_own_model
 from tasks.records import (
     CheckName,
@@ -243,6 +243,15 @@ class RunSettings(BaseModel):
         """The folder for models and reports that this run uses, absolute."""
         return _absolute(self.model_dir or platformdirs.user_data_path(APPLICATION) / "models")
 
+    @field_validator("cache_dir", "model_dir")
+    @classmethod
+    def _is_text(cls, folder: Path | None) -> Path | None:
+        try:
+            _absolute(folder or Path("/"))
+        except StoreError as error:
+            raise ValueError(str(error)) from error
+        return folder
+
     @field_validator("recipe")
     @classmethod
     def _is_a_recipe_of_the_model(cls, recipe: RecipeName | None, info: Any) -> RecipeName | None:
@@ -301,4 +310,5 @@ class LocalRunSettings(RunSettings):
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib's raises for unknown users
+    absolute = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib's raises for unknown users
+    return require_utf8(absolute, StoreError)

@@ -42,7 +42,7 @@ class Digests:
     """What is known of the files of one place; `folder` holds it from run to run."""
 
     def __init__(self, folder: Path, place: Path) -> None:
-        self._note = folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+        self.note = folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
         self._place = place
 
     def of(self, paths: list[Path]) -> list[Digested]:
@@ -68,7 +68,7 @@ class Digests:
 
     def _known(self) -> dict[str, Known]:
         with suppress(OSError, ValueError, TypeError):
-            digest, _, text = read_file(self._note).partition(b"\n")
+            digest, _, text = read_file(self.note).partition(b"\n")
             if hashlib.sha256(text).hexdigest().encode() == digest:
                 return {name: [status, sha256] for name, status, sha256 in json.loads(text)}
         return {}
@@ -82,9 +82,9 @@ class Digests:
         ]
         text = json.dumps(known).encode()
         with suppress(OSError, StoreError):  # then they are read again
-            self._note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             seal = hashlib.sha256(text).hexdigest().encode()
-            write_atomically(self._note, seal + b"\n" + text)
+            write_atomically(self.note, seal + b"\n" + text)
 
 
 def _known_as(digested: Digested) -> Known:

@@ -29,6 +29,7 @@ import numpy as np
 from tasks.errors import DatasetError
 from tasks.sources.archive import File, file_at, files_in_zip
 from tasks.sources.stream import AGAIN, ArrayStream, Converted, OpenedDataset, Read, Stream, intact
+from tasks.sources.verified import Opener, open_unverified
 
 IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",
@@ -65,13 +66,13 @@ def idx_files(place: Path) -> list[Path]:
     return [file.path for file in chosen] + [path for path in mappings if path.is_file()]
 
 
-def open_idx_files(files: list[Path]) -> OpenedDataset:
+def open_idx_files(files: list[Path], opener: Opener = open_unverified) -> OpenedDataset:
     """The arrays of these files, or of those in a zip.
 
     Raises DatasetError if one is missing, if two are candidates for one array, and as `open_idx`.
     """
     zipped = len(files) == 1 and not NAME.fullmatch(files[0].name)
-    listed = files_in_zip(files[0]) if zipped else [file_at(path) for path in files]
+    listed = files_in_zip(files[0], opener) if zipped else [file_at(p, opener) for p in files]
     found = {part: _one_of(candidates) for part, candidates in _parts(listed).items()}
     without_test = not {"x_test", "y_test"} & found.keys()
     needed = [part for part in IDX_FILES if not (without_test and part.endswith("test"))]

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from io import BufferedReader, BytesIO, FileIO
+from io import BufferedReader, BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -32,6 +32,7 @@ import numpy as np
 from tasks.errors import DatasetError
 from tasks.sources.examples import LONGEST_LABEL, LabelStream, numbers_or_names
 from tasks.sources.stream import AGAIN, OpenedDataset, Stream, intact
+from tasks.sources.verified import Opener, open_unverified
 
 TABLE = re.compile(r".+\.csv(\.gz)?", re.IGNORECASE)
 SPLIT_NAMES = {  # in file names
@@ -77,6 +78,7 @@ class Table:
     """A stream of images (image, row, column) uint8, parsed from the lines of a table."""
 
     path: Path
+    opener: Opener
     form: Form
     images: int
     first_line: int  # of an image, counted from 1
@@ -96,7 +98,7 @@ class Table:
     def rows(self) -> Iterator[np.ndarray]:
         """Parse consecutive pieces. Raises DatasetError, which names line and pixel."""
         number = self.first_line
-        with _opened(self.path) as file:
+        with _opened(self.path, self.opener) as file:
             for _ in range(1, number):
                 file.readline()
             lines = file.readlines(FIRST_BYTES)
@@ -136,7 +138,7 @@ def table_files(place: Path) -> list[Path]:
     return [found[split] for split in SPLIT_NAMES if split in found] if "train" in found else []
 
 
-def open_tables(files: Sequence[Path]) -> OpenedDataset:
+def open_tables(files: Sequence[Path], opener: Opener = open_unverified) -> OpenedDataset:
     """Read the labels, and check that each line has as many fields as it must have.
 
     x_… are (image, row, column) uint8, y_… (image,) int64 or text. Raises DatasetError for a
@@ -146,7 +148,7 @@ def open_tables(files: Sequence[Path]) -> OpenedDataset:
     notes = []
     for path in files:
         split = _split_of(path) if len(files) > 1 else "train"
-        table, labels = _surveyed(path)
+        table, labels = _surveyed(path, opener)
         streams |= {f"x_{split}": table, f"y_{split}": LabelStream(path.name, labels)}
         form = table.form
         notes.append(
@@ -199,11 +201,11 @@ class Labels:
         return numbers_or_names(self.texts)[np.frombuffer(self.numbers, np.uint16)]
 
 
-def _surveyed(path: Path) -> tuple[Table, np.ndarray]:
+def _surveyed(path: Path, opener: Opener) -> tuple[Table, np.ndarray]:
     """Go through all lines once, without parsing what is in them, but for the labels."""
     form: Form | None = None
     first, labels = 1, Labels()
-    with _opened(path) as file:
+    with _opened(path, opener) as file:
         for number, line in _numbered_lines(file, path.name):
             where = f"{path.name}, line {number}"
             if form is None:
@@ -219,7 +221,7 @@ def _surveyed(path: Path) -> tuple[Table, np.ndarray]:
             where=path.name,
             advice=AGAIN,
         )
-    return Table(path, form, len(labels.numbers), first), labels.values()
+    return Table(path, opener, form, len(labels.numbers), first), labels.values()
 
 
 def _numbered_lines(file: Any, name: str) -> Iterator[tuple[int, bytes]]:
@@ -239,13 +241,14 @@ def _numbered_lines(file: Any, name: str) -> Iterator[tuple[int, bytes]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, opener: Opener) -> Iterator[Any]:
     rule = "A file must be readable and, if it is compressed, inflate without error."
     with intact(rule, path.name, AGAIN), ExitStack() as opened:
-        raw: Any = opened.enter_context(FileIO(path))
-        if raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
-            raw = opened.enter_context(gzip.open(path))
+        raw: Any = opened.enter_context(opener(path))
+        zipped = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         raw.seek(0)
+        if zipped:
+            raw = opened.enter_context(gzip.open(raw))
         file = BufferedReader(raw, BUFFER_BYTES)  # gzip's own reads line by line in Python
         if file.peek(len(BYTE_ORDER_MARK)).startswith(BYTE_ORDER_MARK):
             file.read(len(BYTE_ORDER_MARK))

@@ -213,19 +213,6 @@ def test_file_that_raises_is_refused(statement: str, tmp_path: Path) -> None:
         called(path)
 
 
-WRITES_ITSELF = """
-from pathlib import Path
-def value(height):
-    Path(__file__).write_text("value = 2")
-"""
-
-
-def test_file_that_changes_while_it_is_used_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "nets.py", WRITES_ITSELF)
-    with pytest.raises(ModelError, match="must not change while the run uses it"):
-        called(path)
-
-
 def test_model_that_is_not_compiled_is_compiled_as_planned(tmp_path: Path) -> None:
     options = {"optimizer": "adam", "learning_rate": 0.25, "label_smoothing": 0.125}
     model = build_model(nets(tmp_path, SEQUENTIAL, **options), made())
@@ -301,6 +288,36 @@ def test_model_that_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
         build_model(nets(tmp_path, body), made())
     assert message in str(failure.value)
     assert f"(in {tmp_path}/nets.py:tiny)." in str(failure.value)
+
+
+LAZY = """
+@keras.saving.register_keras_serializable()
+class Net(keras.Model):
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+        self.dense = layers.Dense(units, activation="softmax")
+    def call(self, images):
+        from helper import scaled
+        return self.dense(scaled(images))
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+def tiny(height, width, classes):
+    return Net(classes)
+"""
+
+
+def test_model_may_import_a_helper_when_it_is_called(tmp_path: Path) -> None:
+    write(tmp_path / "helper.py", "def scaled(images):\n    return images * 2.0\n")
+    plan = nets(tmp_path, LAZY)
+    model = build_model(plan, made())
+    image = np.linspace(0, 1, 20, dtype=np.float32).reshape(1, 20)
+    expected = model.predict_on_batch(image)
+    model.save(tmp_path / "model.keras")
+    forget_modules(tmp_path)
+    again = load_model(tmp_path / "model.keras", plan.model, plan.threads, made())
+    np.testing.assert_array_equal(expected, again.predict_on_batch(image))
 
 
 def test_seed_decides_the_initial_weights(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -465,6 +466,29 @@ def test_file_that_is_no_profile_is_named(tmp_path: Path, content: str | None) -
 
     with pytest.raises(ProfileError, match=r"letters\.json.*Write it with mnist-profile"):
         RunSettings(profile=str(path)).rules("letters")
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"pixels": []},
+        {"pixels": [0.2] * 5},
+        {"pixels": [0.0] * 10},
+        {"pixels": [-1.0, 2.0, *[0.0] * 8]},
+        {"pixels": ["NaN"] * 10},
+        {"classes": []},
+        {"classes": [], "ink": []},
+        {"classes": [0.5, 0.2, 0.2]},
+        {"ink": []},
+        {"images": 0},
+    ],
+    ids=json.dumps,
+)
+def test_profile_with_empty_or_other_bins_is_refused(figures: dict[str, Any], profile: str) -> None:
+    content = json.loads(Path(profile).read_text()) | figures
+    Path(profile).write_text(json.dumps(content))
+    with pytest.raises(ProfileError, match="Write it with mnist-profile"):
+        RunSettings(profile=profile).rules("tiny")
 
 
 def test_command_writes_a_profile_that_a_run_can_use(
