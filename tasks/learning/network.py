@@ -149,7 +149,7 @@ def _called(
     if not isinstance(model, keras.Model):
         rule = "The function must return a keras.Model."
         raise ModelError(rule, received=type(model).__name__, where=own.place)
-    shape = input_shape(model, dataset.pixels)
+    shape = input_shape(model, (dataset.pixels,))
     if -1 in shape or math.prod(shape) != dataset.pixels:
         size = f"the size of an image, {dataset.pixels} values in any shape"
         rule = f"The model's input must have {size}."
