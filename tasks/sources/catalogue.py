@@ -82,6 +82,7 @@ FORMATS = {
     "table": Format("CSV tables", table_files, _as_it_is(open_tables)),
     "parquet": Format("Parquet files", parquet_files, _as_pictures(open_parquet)),
 }
+BY_FOLDER = ("pictures", "parquet")  # read with an eye on the names of folders
 # What may lie where a dataset is expected, and is told why it is not read.
 REFUSED = Format("a file that is not read", refused_files, _as_it_is(open_refused))
 
@@ -96,8 +97,9 @@ def find_dataset(
     Raises DatasetError if there is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
-    root = common_folder(paths)
-    digests = Digests(downloads.with_name("digests"), root)
+    digests = Digests(downloads.with_name("digests"), common_folder(paths))
+    # Where a folder's name tells a class or a split, it is part of what its files are called.
+    root = common_folder([path.parent for path in paths] if kind in BY_FOLDER else paths)
     files = SourceFiles(
         SourceFile(
             name=str(each.path)[len(str(root)) :].lstrip("/"),
