@@ -46,9 +46,10 @@ def plan_within_bounds(plan: TrainingPlan) -> TrainingPlan:
 
 def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
     """Callbacks in any form that Keras takes: none, one, a list of lists; and any iterable."""
-    if callbacks is None or isinstance(callbacks, keras.callbacks.Callback):
-        return [callbacks] if callbacks else []
-    return list(keras.tree.flatten(list(callbacks)))
+    if callbacks is None:
+        return []
+    one = isinstance(callbacks, keras.callbacks.Callback)
+    return list(keras.tree.flatten([callbacks] if one else list(callbacks)))
 
 
 def image_weights(

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from trainings import PLAN, bits, fit_noise, noise
 
 from tasks.errors import ModelError
+from tasks.learning.arguments import flat, held_out
 from tasks.learning.backend import keras, tf
 from tasks.learning.seeding import seeded
 from tasks.learning.training import EVALUATE_BATCH, epoch_order, fit
@@ -119,9 +121,10 @@ class TellsParameters(keras.callbacks.Callback):
         self.heard.append(("parameters", self.params))
 
 
-@pytest.mark.parametrize("validation_data", [None, HELD_OUT], ids=["alone", "held out"])
 @pytest.mark.parametrize(
-    "of_batches", [[], OF_BATCHES, OF_TRAIN_BATCHES], ids=["epochs", "batches", "train batches"]
+    ("of_batches", "validation_data"),
+    [([], None), ([], HELD_OUT), (OF_BATCHES, HELD_OUT), (OF_TRAIN_BATCHES, HELD_OUT)],
+    ids=["epochs", "evaluations", "batches", "train batches"],
 )
 def test_callbacks_hear_what_they_hear_of_keras(
     of_batches: list[str], validation_data: Any
@@ -147,24 +150,18 @@ def fit_noise_by_plan(
     return fit(model, x, y, PLAN, **options)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        lambda callback: callback,
-        lambda callback: iter([callback]),
-        lambda callback: [[callback], []],
-        lambda callback: keras.callbacks.CallbackList([callback]),
-    ],
-    ids=["by itself", "iterator", "nested", "CallbackList"],
-)
-def test_callbacks_are_heard_however_they_are_handed_over(given: Callable[..., Any]) -> None:
+def test_callbacks_may_come_one_by_one_or_in_lists_of_lists() -> None:
+    first, second = keras.callbacks.Callback(), keras.callbacks.CallbackList()
+    assert flat(None) == flat([]) == flat(()) == []
+    assert flat(first) == flat([first]) == flat(iter([first])) == [first]
+    assert flat([[first], [[second]]]) == [first, second]
+
+
+def test_callbacks_that_come_in_an_iterator_are_heard() -> None:
     heard: Heard = []
-    fit(network(), X, Y, PLAN, callbacks=given(lambda_callback(["on_epoch_end"], heard)))
+    callbacks = iter([lambda_callback(["on_epoch_end"], heard)])
+    fit(network(), X, Y, PLAN, callbacks=callbacks)
     assert [number for _, number, _ in heard] == [0, 1]
-
-
-def test_no_callbacks_may_be_none() -> None:
-    assert len(fit(network(), X, Y, PLAN, callbacks=None).history["loss"]) == 2
 
 
 def test_hook_for_batches_that_comes_too_late_is_refused() -> None:
@@ -174,17 +171,14 @@ def test_hook_for_batches_that_comes_too_late_is_refused() -> None:
         fit(network(), X, Y, PLAN, callbacks=[late])
 
 
-@pytest.mark.parametrize("moment", ["on_train_begin", "on_epoch_begin"])
-def test_training_that_is_stopped_before_its_first_batch_takes_one_as_by_keras(
-    moment: str,
-) -> None:
+def test_training_that_is_stopped_before_its_first_batch_takes_one_as_by_keras() -> None:
     def steps(train: Callable[..., object]) -> int:
         model = network()
 
         def stop(*_: object) -> None:
             model.stop_training = True
 
-        train(model, X, Y, callbacks=[keras.callbacks.LambdaCallback(**{moment: stop})])
+        train(model, X, Y, callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=stop)])
         return int(model.optimizer.iterations.numpy())
 
     assert steps(plain_fit) == steps(fit_noise_by_plan) == 1
@@ -335,21 +329,29 @@ def test_classes_are_weighed_as_by_keras(labels: np.ndarray, loss: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "held_out",
+    "given",
     [
-        lambda: HELD_OUT,
-        lambda: list(HELD_OUT),
         lambda: (*HELD_OUT, WEIGHTS[:20]),
-        lambda: tuple(map(tf.constant, HELD_OUT)),
         lambda: tf.data.Dataset.from_tensor_slices(HELD_OUT).batch(7),
-        lambda: InOrder(X, Y),
     ],
-    ids=["arrays", "list", "weighed", "tensors", "Dataset", "PyDataset"],
+    ids=["weighed", "Dataset"],
 )
-def test_validation_data_may_be_whatever_keras_evaluates(held_out: Callable[[], Any]) -> None:
-    expected = plain_fit(network(), X, Y, validation_data=held_out())
-    actual = fit(network(), X, Y, PLAN, validation_data=held_out())
+def test_validation_data_is_evaluated_as_by_keras(given: Callable[[], Any]) -> None:
+    expected = plain_fit(network(), X, Y, validation_data=given())
+    actual = fit(network(), X, Y, PLAN, validation_data=given())
     assert_same(expected.history, actual.history)
+
+
+def test_validation_data_may_come_in_any_form() -> None:
+    x, y = HELD_OUT
+    for images in (x, x.reshape(20, 8, 6), tf.constant(x), pd.DataFrame(x)):
+        for labels in (y, y.tolist()):
+            taken, truth, weights = held_out([images, labels], (6, 8)) or ()
+            np.testing.assert_array_equal(taken, x.reshape(20, 6, 8))
+            assert truth is labels
+            assert weights is None
+    batches = InOrder(X, Y)
+    assert held_out(batches, (6, 8)) == (batches, None, None)
 
 
 # --- what is refused ------------------------------------------------------------------------
