@@ -54,7 +54,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         ready = preprocessing.result()
         drawing = illustrate_data.submit(raw, checked, ready, store)  # beside training
         model = train(ready, plan, store, wait_for=[checked])
-        metrics = evaluate(model, plan.model, plan.threads, ready, store)
+        metrics = evaluate(model, plan.model, plan.threads, plan.seed, ready, store)
         suspects = suspect(ready, settings.screening, store) if settings.label_suspects else None
         of_model = illustrate(model, metrics, suspects, raw, store)
         of_data = drawing.result()

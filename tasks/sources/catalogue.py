@@ -83,6 +83,7 @@ FORMATS = {
     "table": Format("CSV tables", table_files, _as_it_is(open_tables)),
     "parquet": Format("Parquet files", parquet_files, _as_pictures(open_parquet)),
 }
+BY_FOLDER = ("pictures", "parquet")  # read with an eye on the names of folders
 
 
 def find_dataset(
@@ -95,8 +96,9 @@ def find_dataset(
     Raises DatasetError if there is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
-    root = common_folder(paths)
-    digests = Digests(downloads.with_name("digests"), root)
+    digests = Digests(downloads.with_name("digests"), common_folder(paths))
+    # Where a folder's name tells a class or a split, it is part of what its files are called.
+    root = common_folder([path.parent for path in paths] if kind in BY_FOLDER else paths)
     found = [
         SourceFile(
             name=str(each.path)[len(str(root)) :].lstrip("/"),

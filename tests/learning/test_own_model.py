@@ -43,6 +43,23 @@ def tiny(height, width, classes):
     ])
 """
 
+# What it draws when it is built is no weight: it is not in the saved file.
+DRAWN = """
+import numpy
+
+class Projected(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.projection = numpy.random.normal(size=(20, 6)).astype("float32")
+
+    def call(self, inputs):
+        return inputs @ self.projection
+
+def tiny(height, width, classes):
+    layer = layers.Dense(classes, activation="softmax")
+    return keras.Sequential([keras.Input((20,)), Projected(), layer])
+"""
+
 
 @pytest.fixture(autouse=True)
 def _process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -316,7 +333,7 @@ def test_model_may_import_a_helper_when_it_is_called(tmp_path: Path) -> None:
     expected = model.predict_on_batch(image)
     model.save(tmp_path / "model.keras")
     forget_modules(tmp_path)
-    again = load_model(tmp_path / "model.keras", plan.model, plan.threads, made())
+    again = load_model(tmp_path / "model.keras", plan.model, plan.threads, plan.seed, made())
     np.testing.assert_array_equal(expected, again.predict_on_batch(image))
 
 
@@ -340,8 +357,18 @@ def test_edit_that_is_taken_back_loads_the_saved_model_as_it_was(tmp_path: Path)
     model.save(tmp_path / "model.keras")
     build_model(nets(tmp_path, SCALED.replace("FACTOR", "9.0")), made())
     nets(tmp_path, SCALED.replace("FACTOR", "2.0"))
-    again = load_model(tmp_path / "model.keras", plan.model, plan.threads, made())
+    again = load_model(tmp_path / "model.keras", plan.model, plan.threads, plan.seed, made())
     np.testing.assert_allclose(model.predict_on_batch(image), again.predict_on_batch(image))
+
+
+def test_model_that_draws_when_it_is_built_is_loaded_as_it_was_trained(tmp_path: Path) -> None:
+    images = np.linspace(0, 1, 40, dtype=np.float32).reshape(2, 20)
+    plan = nets(tmp_path, DRAWN, seed=5)
+    model = build_model(plan, made())
+    model.save(tmp_path / "model.keras")
+    np.random.normal(size=3)  # noqa: NPY002 - as somebody else may in between
+    again = load_model(tmp_path / "model.keras", plan.model, plan.threads, plan.seed, made())
+    np.testing.assert_array_equal(model.predict_on_batch(images), again.predict_on_batch(images))
 
 
 def test_one_cycle_goes_up_for_three_tenths_of_the_steps_and_then_down() -> None:

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tasks.errors import DatasetError
+from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.sources.parquet import BATCH, open_parquet, parquet_files
 from tasks.sources.stream import OpenedDataset
 
@@ -439,3 +440,15 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path, compression: str) -> 
         for name, piece in pieces.items():
             assert piece.shape == streams[name].shape
             assert piece.dtype == streams[name].dtype
+
+
+def test_folder_that_tells_the_split_counts_in_the_key(tmp_path: Path) -> None:
+    contents, shapes = [], []
+    for folder in (tmp_path / "test", tmp_path / "validation"):
+        shard(folder / "train-1.parquet", [0, 1])
+        shard(folder / "more.parquet", [0, 1, 2])
+        source = find_dataset(str(folder), downloads=tmp_path, name="mine")
+        contents.append(source.content())
+        shapes.append({name: s.shape for name, s in open_dataset(source).streams.items()})
+    assert ["x_test" in each for each in shapes] == [True, False]
+    assert contents[0] != contents[1]

@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tasks.errors import DatasetError
 from tasks.sources import decoding
+from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.sources.pictures import open_pictures, picture_files
 from tasks.sources.stream import OpenedDataset
 
@@ -720,3 +721,14 @@ def test_damaged_pictures_are_refused_or_read(tmp_path: Path, kind: str) -> None
         else:
             assert found.dtype == np.uint8
             assert found.shape[0] == 1
+
+
+def test_name_of_an_only_class_counts_in_the_key(tmp_path: Path) -> None:
+    contents, names = [], []
+    for number, name in enumerate(("cat", "dog")):
+        root = place(tmp_path / str(number), f"{name}/1.png", f"{name}/2.png")
+        source = find_dataset(str(root), downloads=tmp_path, name="mine")
+        contents.append(source.content())
+        names.append(open_dataset(source).names)
+    assert [{0: "cat"}, {0: "dog"}] == names
+    assert contents[0] != contents[1]
