@@ -8,6 +8,7 @@ Every error says the rule that was broken, what was received, where, and what to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tasks.records import DatasetRef, ValidationReport
+
+QUOTED = re.compile(r"""(?<!\w)b?(['"])(.*\1(?!\w)|.*)""", re.DOTALL)
 
 
 class PipelineError(Exception):
@@ -47,6 +50,17 @@ def file_errors(rule: str, advice: str) -> Iterator[None]:
     except OSError as error:
         reason, where = error.strerror or error, error.filename or ""
         raise PipelineError(rule, received=reason, where=where, advice=advice) from error
+
+
+def reason_of(error: Exception) -> str:
+    """What a library says of a file that it cannot read, without what it quotes.
+
+    That may be the content of any file: whoever raises another error goes on `from None`.
+    """
+    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
+        return f"text that is not {error.encoding}"
+    words = QUOTED.sub("…", str(error)).partition("\n")[0]
+    return getattr(error, "strerror", None) or words or type(error).__name__
 
 
 class DatasetError(PipelineError):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tasks.errors import ProfileError
+from tasks.errors import ProfileError, reason_of
 from tasks.records import Profile
 
 FOLDER = Path(__file__).parent
@@ -26,7 +26,7 @@ def find_profile(chosen: str | None, dataset: str) -> Profile | None:
     except (OSError, ValidationError) as error:
         raise ProfileError(
             f"A profile is {', '.join(ours)}, or a JSON file that mnist-profile wrote.",
-            received=str(error).replace("\n", " "),
+            received=reason_of(error),
             where=f"--profile {path}",
             advice="Write it with mnist-profile DATASET OUTPUT.json.",
-        ) from error
+        ) from None
