@@ -202,7 +202,7 @@ def read_private(path: Path) -> dict[str, str]:
 def read_variables(path: Path) -> dict[str, str]:
     """The NAME=VALUE lines of a file. Raises PipelineError, without the line's text."""
     variables = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         name, equals, value = line.partition("=")
         if equals and name.isidentifier():
             variables[name] = value
