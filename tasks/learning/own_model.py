@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tasks import PARSING
+from tasks import PARSING, expanded
 from tasks.cache.keys import code_of_file
 from tasks.errors import ModelError
 from tasks.records import OwnModel
@@ -36,7 +36,7 @@ def find_own_model(text: str) -> OwnModel:
     named = NAMED.fullmatch(text)
     if named is None:
         raise ModelError("A model is mlp, cnn or FILE.py:FUNCTION.", received=text)
-    path, function = Path(named["file"]).expanduser().absolute(), named["function"]
+    path, function = expanded(named["file"]).absolute(), named["function"]
     if not path.stem.isidentifier() or path.with_suffix("").is_dir():
         rule = "The model's file must have a module's name that no folder beside it has."
         raise ModelError(rule, received=path.name, where=path.parent)

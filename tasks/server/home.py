@@ -28,10 +28,11 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from tasks import APPLICATION
+from tasks import APPLICATION, expanded
 from tasks.errors import PipelineError, ServerError, file_errors
 
 FOLDER_VARIABLE = "PIPELINE_STACK_DIR"
+DATA_VARIABLE = "PIPELINE_DATA_DIRS"
 SERVER_FILE, PROFILES_FILE, SERVER_LOCK = "server.env", "profiles.toml", "server.lock"
 LOOPBACK = "127.0.0.1"
 EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to unless asked
@@ -138,7 +139,14 @@ class Stack:
 def stack_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The stack's folder, whether it is there or not."""
     chosen = environment.get(FOLDER_VARIABLE) or platformdirs.user_state_path(APPLICATION) / "stack"
-    return Path(chosen).expanduser().absolute()
+    return expanded(chosen).absolute()
+
+
+def data_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """Where runs of deployments may read and write: the application's data, and what is added."""
+    added = filter(None, environment.get(DATA_VARIABLE, "").split(os.pathsep))
+    folders = [str(platformdirs.user_data_path(APPLICATION)), *added]
+    return [Path(os.path.realpath(expanded(folder))) for folder in folders]
 
 
 def require_certificates(environment: Mapping[str, str] = os.environ) -> None:
