@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tasks.records import DatasetRef, ValidationReport
 
+UNSEEN = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 QUOTED = re.compile(r"""(?<!\w)b?(['"])(.*\1(?!\w)|.*)""", re.DOTALL)
 
 
@@ -39,7 +40,7 @@ class PipelineError(Exception):
             parts.append(f"Found in {where}.")
         if advice:
             parts.append(advice)
-        super().__init__(" ".join(parts))
+        super().__init__(visible(" ".join(parts)))
 
 
 @contextmanager
@@ -50,6 +51,11 @@ def file_errors(rule: str, advice: str) -> Iterator[None]:
     except OSError as error:
         reason, where = error.strerror or error, error.filename or ""
         raise PipelineError(rule, received=reason, where=where, advice=advice) from error
+
+
+def visible(text: str) -> str:
+    """Text in which nothing moves the cursor of a terminal, or turns the direction of reading."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def reason_of(error: Exception) -> str:
