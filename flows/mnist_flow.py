@@ -45,8 +45,9 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
 
     Stages whose inputs and code are unchanged take their result from the cache.
     """
-    plan, rules = settings.plan, settings.rules(dataset_name(settings.dataset))
+    plan = settings.plan
     with stored_run(settings) as store:
+        rules = settings.rules(dataset_name(settings.dataset))
         raw = load(fetch(settings.dataset, settings.name, store), store, settings.reading)
         preprocessing = preprocess.submit(raw, store)  # beside validation, training after both
         with refusal_reported(settings, plan, store):

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks import PARSING
-from tasks.errors import ModelError, require_utf8
+from tasks import PARSING, expanded
+from tasks.errors import ModelError, reason_of, require_utf8
 from tasks.learning.own_code import CHANGED, reach_of, use_modules
 from tasks.records import OwnModel
 
@@ -30,8 +30,8 @@ def find_own_model(text: str) -> OwnModel:
     named = NAMED.fullmatch(text)
     if named is None:
         raise ModelError("A model is mlp, cnn or FILE.py:FUNCTION.", received=text)
-    path, function = Path(named["file"]).expanduser().absolute(), named["function"]
-    require_utf8(path, ModelError)
+    path = require_utf8(expanded(named["file"]).absolute(), ModelError)
+    function = named["function"]
     if not path.stem.isidentifier() or path.with_suffix("").is_dir():
         rule = "The model's file must have a module's name that no folder beside it has."
         raise ModelError(rule, received=path.name, where=path.parent)
@@ -76,7 +76,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise ModelError(rule, received=error.strerror, where=where) from error
     except (SyntaxError, ValueError) as error:
         where = getattr(error, "filename", None) or path
-        raise ModelError("The model's file must be Python.", received=error, where=where) from error
+        rule = "The model's file must be Python."
+        raise ModelError(rule, received=reason_of(error), where=where) from None
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks import expanded
 from tasks.errors import DatasetError, require_utf8
 from tasks.records import AS_IT_IS, DatasetSource, Reading, SourceFile, SourceFiles
 from tasks.sources.digests import Digests
@@ -141,7 +142,7 @@ def dataset_name(dataset: str, name: str | None = None) -> str:
 
     `name`, if it was chosen, or else the last part of its path that is not one of COMMON.
     """
-    parts = Path(os.path.abspath(_expanded(dataset))).parts  # noqa: PTH100 - pathlib's keeps ".."
+    parts = Path(os.path.abspath(expanded(dataset))).parts  # noqa: PTH100 - pathlib's keeps ".."
     stems = [ENDING.sub("", part) for part in parts[1:]] or [""]
     own = next((stem for stem in reversed(stems) if stem.lower() not in COMMON), stems[-1])
     called = artifact_name(name or (dataset if dataset in NAMES else own))
@@ -173,16 +174,12 @@ def _latin(character: str) -> str:
     return re.split(r"[ -]", name)[-1]
 
 
-def _expanded(path: str) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for unknown users
-
-
 def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]]:
     if dataset == "mnist":
         return "npz", [EMBEDDED_MNIST]
     if dataset in DOWNLOADS:
         return "idx", download(dataset, downloads / dataset, note)
-    place = require_utf8(_expanded(dataset).absolute(), DatasetError)
+    place = require_utf8(expanded(dataset).absolute(), DatasetError)
     *known, last = [*NAMES, *(form.description for form in FORMATS.values())]
     rule = f"A dataset is {', '.join(known)}, or {last}."
     advice = "Check the spelling, the path, and the names of the files there."

@@ -37,7 +37,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from tasks.errors import DatasetError, PipelineError
+from tasks.errors import DatasetError, PipelineError, reason_of
 from tasks.sources.examples import Picture
 from tasks.sources.stream import CHUNK_BYTES
 
@@ -293,8 +293,8 @@ def _decodable(where: str) -> Iterator[None]:
         yield
     except PipelineError:
         raise
-    except Exception as error:  # Pillow's parsers raise what they happen to
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - Pillow's parsers raise what they happen to
+        reason = reason_of(error)
         if isinstance(error, UnidentifiedImageError):
             reason = "none of these, or damaged at its start"
         raise DatasetError(
@@ -302,7 +302,7 @@ def _decodable(where: str) -> Iterator[None]:
             received=reason,
             where=where,
             advice=REMOVE,
-        ) from error
+        ) from None
 
 
 def _pictures(number: int, kind: str = "") -> str:

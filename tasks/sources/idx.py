@@ -45,6 +45,7 @@ NAME = re.compile(
 )
 GZIP_MAGIC = b"\x1f\x8b"
 DTYPES = {0x08: "u1", 0x0C: ">i4"}  # by the third byte
+IDX_MAGIC = re.compile(rb"\0\0[\x08-\x0e][\1-\x08]")
 QMNIST_MAGIC, QMNIST_COLUMNS = bytes([0, 0, 0x0C, 2]), 8
 LONGEST_MAPPING_BYTES = 1 << 16
 
@@ -119,7 +120,7 @@ def open_idx(file: File, dimensions: int) -> Stream:
         raise DatasetError(
             f"An IDX file of {axes}-dimensional {kind} starts with {magic.hex(' ')} "
             f"and {4 * axes} bytes of sizes.",
-            received=header.hex(" ") or "an empty file",
+            received=_start(header),
             where=file.where,
             advice="Check that the file is what its name says.",
         )
@@ -128,6 +129,13 @@ def open_idx(file: File, dimensions: int) -> Stream:
     sizes_bytes = size_bytes, file.stored_bytes
     stored = ArrayStream(file.where, dtype, shape, len(header), opened, *sizes_bytes)
     return _classes_of_qmnist(stored) if magic == QMNIST_MAGIC else stored
+
+
+def _start(header: bytes) -> str:
+    """What a file starts with, if it is an IDX file: of others nothing is told."""
+    if IDX_MAGIC.match(header):
+        return f"{header[:4].hex(' ')} and {len(header) - 4} bytes"
+    return "another start" if header else "an empty file"
 
 
 def _classes_of_qmnist(stored: ArrayStream) -> Converted:

@@ -175,5 +175,5 @@ def _open_member(file: File) -> ArrayStream | FortranStream:
 
 @contextmanager
 def _opened(file: File) -> Iterator[Read]:
-    with intact(WHOLE, file.path.name, SAVE_AGAIN), file.opened() as member:
+    with intact(WHOLE, file.where, SAVE_AGAIN), file.opened() as member:
         yield member.read

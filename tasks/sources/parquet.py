@@ -291,9 +291,10 @@ def _checked(column: Any, start: int, shard: Shard, names: Mapping[int, str] | N
     if not wrong.any():
         return labels.astype(np.int64 if pt.is_integer(column.type) else np.str_)
     row = int(np.argmax(wrong))
+    label = labels[row]
     raise DatasetError(
         "A label names a class.",
-        received=repr(labels[row])[:LONGEST_LABEL],
+        received=f"a text of {len(label)} letters" if isinstance(label, str) else label,
         where=f"{shard.path.name}, row {start + row}, column {shard.label}",
         advice="Labels of -1, or none, are hidden from who takes part in a competition: nothing "
         "can be learned from such a file, or measured on it. Take it away.",

@@ -284,7 +284,7 @@ def _label(written: bytes, where: str) -> str:
         return label
     raise DatasetError(
         f"A label has 1 to {LONGEST_LABEL} letters.",
-        received=f"{label[:20]}…" if label else "an empty cell",
+        received=f"{len(label)} letters" if label else "an empty cell",
         where=where,
         advice=CORRECT,
     )
@@ -343,7 +343,7 @@ def _no_labels(names: Sequence[str], where: str) -> DatasetError:
     return DatasetError(
         "The first column of a table, or the last, is named "
         f"{', '.join(LABEL_NAMES[:-1])} or {LABEL_NAMES[-1]}.",
-        received=", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else ""),
+        received=f"a header of {len(names):,} names",
         where=where,
         advice=advice,
     )
@@ -368,7 +368,7 @@ def _size(names: Sequence[str], where: str) -> tuple[int, int]:
 def _wrong_order(names: Sequence[str], where: str) -> DatasetError:
     return DatasetError(
         "The pixels of a table must come row by row, with none left out.",
-        received=", ".join(names[:SHOWN]) + ", …",
+        received=", ".join(re.sub(r"^\D+", "", name) for name in names[:SHOWN]) + ", …",
         where=where,
         advice="Put the columns in order.",
     )
@@ -427,7 +427,7 @@ def _bad_pixel(lines: Sequence[bytes], number: int, form: Form, name: str) -> Da
         pixels = fields[1:] if form.label == 0 else fields[:-1]
         wrong = [place for place, text in enumerate(pixels, 1) if not _is_pixel(text)]
         if wrong:
-            received = repr(pixels[wrong[0] - 1][:20]) if pixels[wrong[0] - 1] else "an empty cell"
+            received = _shown(pixels[wrong[0] - 1])
             where = f"{name}, line {line_number}, pixel {wrong[0]}"
             break
     return DatasetError(
@@ -436,6 +436,11 @@ def _bad_pixel(lines: Sequence[bytes], number: int, form: Form, name: str) -> Da
         where=where,
         advice=CORRECT,
     )
+
+
+def _shown(text: str) -> str:
+    """A cell, if it is a number: of text, nothing is told."""
+    return repr(text[:20]) if _is_number(text) else "text" if text else "an empty cell"
 
 
 def _is_pixel(text: str) -> bool:

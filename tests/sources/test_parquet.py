@@ -316,11 +316,11 @@ ODD_COLUMNS: Mapping[str, tuple[dict[str, Any], str]] = {
     ),
     "empty name": (
         {"labels": [""], "label_kind": pa.string(), "metadata": {}},
-        f"A label names a class. Received: '' (in {TRAIN}, row 0",
+        f"A label names a class. Received: a text of 0 letters (in {TRAIN}, row 0",
     ),
     "long name": (
         {"labels": ["x" * 101], "label_kind": pa.string(), "metadata": {}},
-        f"Received: '{'x' * 99} (in {TRAIN}, row 0, column label)",
+        f"Received: a text of 101 letters (in {TRAIN}, row 0, column label)",
     ),
 }
 

@@ -26,7 +26,7 @@ from tasks.terminal import profile_command
 from tasks.validate import validate
 from tasks.validation.checks import EARLIER_FAILED, NO_PROFILE, examine
 from tasks.validation.measure import effect_size, measure, profile_of, stability_index
-from tasks.validation.profiles import FOLDER
+from tasks.validation.profiles import OURS
 from tasks.validation.rules import SHOWN_ROWS, SWITCHED_OFF
 
 Results = dict[tuple[str, str], CheckResult]
@@ -540,8 +540,8 @@ def test_our_profile_is_what_the_command_writes(tmp_path: Path) -> None:
     profile_command.main(["mnist", str(tmp_path / "mnist.json")])
 
     written, ours = (
-        Profile.model_validate_json((folder / "mnist.json").read_text())
-        for folder in (tmp_path, FOLDER)
+        Profile.model_validate_json(path.read_text())
+        for path in (tmp_path / "mnist.json", OURS["mnist"])
     )
     assert written.brightness.mean == pytest.approx(ours.brightness.mean)
     assert written.pixels == pytest.approx(ours.pixels)
