@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deployments import commands
 from deployments.commands import ROOT, client_environment, server_environment
+from tasks import expanded
 from tasks.errors import PipelineError
 from tasks.server import home
 from tasks.terminal.streams import on_any_streams
@@ -144,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - pathlib's raises for unknown users
+    return expanded(text).absolute()
 
 
 def _end_tidily() -> None:

@@ -12,6 +12,7 @@ It is for its owner's eyes only. The cache is not in it.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -120,7 +121,7 @@ def restore(
         url = _tell(new / STACK, folder, manifest, environment)
         for name, place in ((STACK, folder), (MODELS, models)):
             if (new / name).is_dir():
-                done += _put(new / name, place, undo)
+                done += _put(new / name, place, undo, replace=replace)
         if manifest.database == "postgresql":
             database.fill(url, new / DUMP)
             done.append(f"made   {database.place(url)}")
@@ -255,17 +256,26 @@ def _tell(new: Path, folder: Path, manifest: Manifest, environment: Mapping[str,
     return url
 
 
-def _put(new: Path, place: Path, undo: ExitStack) -> list[str]:
-    """Give an unpacked folder its place; returns what was done, which `undo` takes back."""
+def _put(new: Path, place: Path, undo: ExitStack, *, replace: bool) -> list[str]:
+    """Give an unpacked folder its place; returns what was done, which `undo` takes back.
+
+    What another command has made there meanwhile, secrets say, is left to it, and an OSError.
+    """
     done = []
     place.parent.mkdir(parents=True, exist_ok=True)
-    if _holds_something(place):
+    if replace and _holds_something(place):
         aside = place.with_name(f"{place.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}")
         place.rename(aside)
         undo.callback(aside.rename, place)
         done.append(f"moved  {place} to {aside}")
     elif place.is_dir():
         place.rmdir()
-    undo.callback(shutil.rmtree, place, ignore_errors=True)
-    shutil.move(new, place)  # another file system may be there
+    try:
+        new.rename(place)
+        undo.callback(shutil.rmtree, place, ignore_errors=True)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        undo.callback(shutil.rmtree, place, ignore_errors=True)
+        shutil.move(new, place)  # to another file system
     return [*done, f"made   {place}"]

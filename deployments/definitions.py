@@ -38,7 +38,7 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
 
 from deployments.commands import POOL, PREFECT_FILE, ROOT
-from tasks.errors import PipelineError
+from tasks.errors import PipelineError, reason_of
 
 # Our work pools by name: the type of worker that looks after each. Those of the last two come with
 # packages of their own, which only the worker needs: they are made for whoever asks for them.
@@ -46,6 +46,8 @@ POOLS = {POOL: "process", "mnist-docker": "docker", "mnist-kubernetes": "kuberne
 # What a worker of each type makes of a run, as Prefect has it. A server would look for a newer
 # one on the internet; this one belongs to the release that the lock pins.
 TEMPLATES = files("prefect") / "server/api/collections_data/views/aggregate-worker-metadata.json"
+# Not to be chosen for a run: a command, nor, on the worker's own machine, what makes one.
+CLOSED = {"process": ("command", "env", "working_dir")}
 KUBERNETES_PATCH = ROOT / "deployments" / "kubernetes" / "job-template.patch.yaml"
 
 
@@ -95,10 +97,13 @@ def read_deployments(path: Path = ROOT / PREFECT_FILE) -> list[Deployment]:
     wrong, found = list[str](), list[Deployment]()
     try:
         file = PrefectFile.model_validate(yaml.safe_load(path.read_text()), extra="forbid")
+    except yaml.MarkedYAMLError as error:  # whose text shows the line
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise _refused([f"line {line}: {error.problem}"], path) from None
     except (OSError, yaml.YAMLError) as error:
-        raise _refused([" ".join(str(error).split())], path) from error
+        raise _refused([reason_of(error)], path) from None
     except ValidationError as error:
-        raise _refused(list(_said(error)), path) from error
+        raise _refused(list(_said(error)), path) from None
     for number, fields in enumerate(file.deployments):
         try:
             found.append(Deployment.model_validate(fields, extra="forbid"))
@@ -157,20 +162,27 @@ def _of_the_job(deployment: Deployment) -> Iterator[str]:
     """What is wrong with the variables for whatever starts a run, if the pool is one of ours."""
     pool = deployment.work_pool
     if pool.name in POOLS:
-        variables = {**job_template(pool.kind)["variables"], "additionalProperties": False}
+        variables = job_template(pool.kind)["variables"]
         for error in validate(pool.job_variables, variables, ignore_required=True):
             if "{{" not in str(error.instance):
                 path = error.json_path.removeprefix("$")
-                yield f"{deployment.name}.work_pool.job_variables{path}: {error.message}"
+                said = error.message.replace(repr(error.instance), "this")
+                yield f"{deployment.name}.work_pool.job_variables{path}: {said}"
 
 
 def job_template(kind: str) -> dict[str, Any]:
-    """What a worker of some type makes of a run: Prefect's own, for Kubernetes with our patch."""
+    """What a worker of some type makes of a run: Prefect's own, for Kubernetes with our patch.
+
+    It takes no variable that it does not have, and none of CLOSED.
+    """
     collections = json.loads(TEMPLATES.read_text()).values()
     (worker,) = (workers[kind] for workers in collections if kind in workers)
     template = dict(worker["default_base_job_configuration"])
     if kind == "kubernetes":
         jsonpatch.apply_patch(template, yaml.safe_load(KUBERNETES_PATCH.read_text()), in_place=True)
+    for name in CLOSED.get(kind, ("command",)):
+        del template["variables"]["properties"][name], template["job_configuration"][name]
+    template["variables"]["additionalProperties"] = False
     return template
 
 

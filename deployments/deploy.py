@@ -85,7 +85,7 @@ def make_pool(client: SyncPrefectClient, name: str, kind: str) -> Iterator[str]:
             where=str(client.api_url),
             advice=f"Remove it with {by_hand(f'work-pool delete {name}')}, and deploy again.",
         )
-    if kind == "kubernetes" and pool.base_job_template != template:
+    if pool.base_job_template != template:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
         yield f"changed the work pool {name}"
 

@@ -33,7 +33,7 @@ from sqlalchemy.exc import ArgumentError
 from deployments import automations
 from deployments.commands import POOL, PREFECT_FILE, by_hand
 from deployments.database import place
-from deployments.definitions import POOLS, read_deployments
+from deployments.definitions import POOLS, job_template, read_deployments
 from deployments.deploy import present_kinds
 from deployments.recovery import BACK_LINK, TAG
 from deployments.recovery import FLOW_NAME as RECOVERY_FLOW
@@ -86,6 +86,7 @@ def findings(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]:
         yield from registered(client)
         for pool in client.read_work_pools():
             if pool.name in POOLS:
+                yield from templated(pool)
                 yield from attended(pool, client.read_workers_for_work_pool(pool.name))
         yield dead_letters(stack.folder / DEAD_LETTERS)
         yield late(client)
@@ -206,6 +207,13 @@ def automated(wanted: list[AutomationCore], present: list[Automation]) -> Iterat
     for name in (one.name for one in present if one.name in names and not one.enabled):
         yield note("automations", f"“{name}” is switched off")
     yield ok("automations", f"{len(wanted)} looked at")
+
+
+def templated(pool: WorkPool) -> Iterator[Finding]:
+    """Whether what a worker makes of a run is what we say, and not what somebody else has said."""
+    if pool.base_job_template != job_template(POOLS[pool.name]):
+        problem = "has another job template than ours, which may take commands"
+        yield wrong("work pool", f"{pool.name} {problem}. Run `make deploy`.")
 
 
 def attended(pool: WorkPool, workers: Iterable[Worker]) -> Iterator[Finding]:

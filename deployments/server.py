@@ -2,10 +2,11 @@
 
 With `--no-services`, these run elsewhere, and the settings alone say what it is to do.
 
-Four things differ from `prefect server start`. With SQLite, transactions take turns (see
+Five things differ from `prefect server start`. With SQLite, transactions take turns (see
 tasks/server/sqlite.py). The UI sends whoever is not logged in to `pages/log-in.html`, where Prefect
 shows its pages with errors on them. Its lists open at a click. And the newer of Prefect's two UIs
-is not offered: it tells a company's server about each visit.
+is not offered: it tells a company's server about each visit. What else needs no password, or could
+wait for one for ever, is closed (see tasks/server/gate.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from prefect.settings import (
 
 from tasks.errors import PipelineError
 from tasks.server import sqlite
+from tasks.server.gate import Gate
 from tasks.server.home import open_stack
 from tasks.terminal.streams import on_any_streams
 
@@ -54,7 +56,7 @@ def serve(*, webserver_only: bool) -> None:
     gate_pages(Path(PREFECT_SERVER_UI_STATIC_DIRECTORY.value()) / "v1")
     host, port = PREFECT_SERVER_API_HOST.value(), PREFECT_SERVER_API_PORT.value()
     level = PREFECT_SERVER_LOGGING_LEVEL.value().lower()
-    uvicorn.run(app, host=host, port=port, log_level=level)
+    uvicorn.run(Gate(app), host=host, port=port, log_level=level)
 
 
 def gate_pages(folder: Path) -> None:

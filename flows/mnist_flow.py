@@ -45,8 +45,9 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
 
     Stages whose inputs and code are unchanged take their result from the cache.
     """
-    plan, rules = settings.plan, settings.rules(dataset_name(settings.dataset))
+    plan = settings.plan
     with stored_run(settings) as store:
+        rules = settings.rules(dataset_name(settings.dataset))
         raw = load(fetch(settings.dataset, settings.name, store), store, settings.reading)
         preprocessing = preprocess.submit(raw, store)  # beside validation, training after both
         with refusal_reported(settings, plan, store):
@@ -54,7 +55,7 @@ def mnist_flow(settings: RunSettings = RunSettings()) -> RunSummary:
         ready = preprocessing.result()
         drawing = illustrate_data.submit(raw, checked, ready, store)  # beside training
         model = train(ready, plan, store, wait_for=[checked])
-        metrics = evaluate(model, plan.model, plan.threads, ready, store)
+        metrics = evaluate(model, plan.model, plan.threads, plan.seed, ready, store)
         suspects = suspect(ready, settings.screening, store) if settings.label_suspects else None
         of_model = illustrate(model, metrics, suspects, raw, store)
         of_data = drawing.result()

@@ -1,6 +1,7 @@
 """What the flows are made of: the stages, their shared vocabulary, and rooms for the rest."""
 
 import os
+from pathlib import Path
 from threading import Lock, RLock
 
 from tasks.cache.bytecode import check_bytecode
@@ -21,3 +22,8 @@ IMPORTS = RLock()
 # Python 3.11 loses count of how deep its parser is when two threads parse (`SystemError`, CPython's
 # issue 106905). Code is parsed to be digested, and the header of an array by NumPy.
 PARSING = Lock()
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with `~` replaced; a user who is unknown stays as written."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for such a user

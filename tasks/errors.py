@@ -8,6 +8,7 @@ Every error says the rule that was broken, what was received, where, and what to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tasks.records import DatasetRef, ValidationReport
+
+UNSEEN = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+QUOTED = re.compile(r"""(?<!\w)b?(['"])(.*\1(?!\w)|.*)""", re.DOTALL)
 
 
 class PipelineError(Exception):
@@ -36,7 +40,7 @@ class PipelineError(Exception):
             parts.append(f"Found in {where}.")
         if advice:
             parts.append(advice)
-        super().__init__(" ".join(parts))
+        super().__init__(visible(" ".join(parts)))
 
 
 @contextmanager
@@ -47,6 +51,32 @@ def file_errors(rule: str, advice: str) -> Iterator[None]:
     except OSError as error:
         reason, where = error.strerror or error, error.filename or ""
         raise PipelineError(rule, received=reason, where=where, advice=advice) from error
+
+
+def require_utf8(path: Path, error: type[PipelineError]) -> Path:
+    """The path, if it can stand in JSON, as Prefect keeps what is set and logged; else an error."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as reason:
+        rule, advice = "Names of files and folders must be text in UTF-8.", "Rename it, or choose "
+        raise error(rule, received=ascii(str(path)), advice=f"{advice}another.") from reason
+    return path
+
+
+def visible(text: str) -> str:
+    """Text in which nothing moves the cursor of a terminal, or turns the direction of reading."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def reason_of(error: Exception) -> str:
+    """What a library says of a file that it cannot read, without what it quotes.
+
+    That may be the content of any file: whoever raises another error goes on `from None`.
+    """
+    if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
+        return f"text that is not {error.encoding}"
+    words = QUOTED.sub("…", str(error)).partition("\n")[0]
+    return getattr(error, "strerror", None) or words or type(error).__name__
 
 
 class DatasetError(PipelineError):

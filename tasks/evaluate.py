@@ -16,12 +16,13 @@ from tasks.records import DatasetRef, Metrics, ModelRef, Network
 
 @stage()
 def evaluate(
-    model: ModelRef, network: Network, threads: int, ready: DatasetRef, store: Store
+    model: ModelRef, network: Network, threads: int, seed: int, ready: DatasetRef, store: Store
 ) -> Metrics:
     """Score a model on every test image.
 
     Reads x_test (image, pixel) float32 in [0, 1] and y_test (image, class) float32. `network`
-    says which code the model consists of, if it is the user's own. `threads` decide the last bits.
+    says which code the model consists of, if it is the user's own, and `seed` what this draws when
+    it builds the model; `threads` decide the last bits.
     Raises ModelError if what the model gives are no numbers.
     """
     with IMPORTS:
@@ -29,7 +30,7 @@ def evaluate(
         from tasks.learning.training import predict
 
     with store.reading(model.keras_file) as path:
-        trained = load_model(path, network, threads, ready)
+        trained = load_model(path, network, threads, seed, ready)
     probabilities = predict(trained, store.open_array(ready.x_test))
     require_finite(probabilities, ready.name)
     labels = store.open_array(ready.y_test).argmax(axis=1)

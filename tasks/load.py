@@ -11,7 +11,7 @@ from tasks.cache.blobs import Store
 from tasks.errors import DatasetError
 from tasks.orchestration.stage import stage
 from tasks.records import ARRAY_NAMES, AS_IT_IS, DatasetRef, DatasetSource, Reading
-from tasks.sources.catalogue import check_unchanged, common_folder, open_dataset
+from tasks.sources.catalogue import common_folder, open_dataset
 from tasks.sources.labels import Labels, read_labels
 from tasks.sources.pixels import read_images
 from tasks.sources.splits import Chained, Selected, draw_split, require_splits
@@ -33,7 +33,6 @@ def load(source: DatasetSource, store: Store, reading: Reading = AS_IT_IS) -> Da
     validation = _join_validation(images, labels)
     arrays = {n: store.put_rows(np.uint8, s.shape, s.rows()) for n, s in images.items()}
     arrays |= {name: store.put_array(values) for name, values in labels.items()}
-    check_unchanged(source)
     count, height, width, *channels = arrays["x_train"].shape
     log.info(
         "%s: %d training%s and %d test images of %d x %d pixels%s, %d classes",

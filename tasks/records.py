@@ -17,7 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Suffix = Literal[".npy", ".keras", ".png"]
@@ -84,7 +91,6 @@ class SourceFile(NamedTuple):
     sha256: str
     size_bytes: int
     path: Path
-    modified_ns: int
 
 
 class SourceFiles(Sequence[SourceFile]):
@@ -95,8 +101,9 @@ class SourceFiles(Sequence[SourceFile]):
 
     TOLD_APART = 20  # in a cache key, and so in a reason; more count as one content
 
-    def __init__(self, files: Iterable[SourceFile]) -> None:
+    def __init__(self, files: Iterable[SourceFile], remembered_in: Path | None = None) -> None:
         self._files = tuple(files)
+        self.remembered_in = remembered_in  # where their digests are
 
     def __getitem__(self, place: Any) -> Any:
         """One file, or a tuple of some."""
@@ -256,23 +263,40 @@ class ValidationReport(Findings):
 
 
 class Moments(Record):
-    """Mean and standard deviation of some figure over images."""
+    """Mean and standard deviation of some figure over images; NaN over none."""
 
     mean: float
     spread: float
+
+
+def _require_whole(fractions: tuple[float, ...]) -> tuple[float, ...]:
+    if not math.isclose(sum(fractions), 1, abs_tol=1e-3):
+        raise ValueError(f"fractions whose sum is {sum(fractions):.3g}")
+    return fractions
+
+
+Fractions = Annotated[
+    tuple[Fraction, ...], Field(min_length=1, max_length=256), AfterValidator(_require_whole)
+]
 
 
 class Profile(Findings):
     """What the images of a dataset usually are like; pixel values are 0 … 255."""
 
     name: str
-    images: int
+    images: Annotated[int, Field(ge=1)]
     brightness: Moments  # of each image's mean
     contrast: Moments  # of each image's standard deviation
-    pixels: tuple[float, ...]  # fractions of all pixels in ten equal bins
-    classes: tuple[float, ...]  # fractions of the images, by class
+    pixels: Annotated[Fractions, Field(min_length=10, max_length=10)]  # of all, in equal bins
+    classes: Fractions  # of the images, by class
     ink: tuple[Moments, ...]  # brightness, by class
     upright: tuple[Moments, ...] = ()  # spread over rows more than over columns, by class, if grey
+
+    @model_validator(mode="after")
+    def _has_ink_of_each_class(self) -> Profile:
+        if len(self.ink) != len(self.classes):
+            raise ValueError(f"ink of {len(self.ink)} classes, where there are {len(self.classes)}")
+        return self
 
 
 class ValidationRules(Record):
@@ -297,6 +321,13 @@ class OwnModel(Record):
     file: str
     sha256: Sha256
     path: Path = Field(exclude=True)
+    unfollowed: tuple[str, ...] = Field((), exclude=True)  # what else may count, nobody can tell
+
+    def content(self) -> dict[str, Any]:
+        """Its names and the digest. Raises TypeError if that does not say all that counts."""
+        if self.unfollowed:
+            raise TypeError(f"imports that cannot be followed: {', '.join(self.unfollowed)}")
+        return super().content()
 
     @property
     def place(self) -> str:

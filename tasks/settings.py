@@ -7,7 +7,6 @@ itself: a deployer's environment must not become the form's defaults.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,8 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
-from tasks import APPLICATION
-from tasks.errors import ModelError
+from tasks import APPLICATION, expanded
+from tasks.errors import ModelError, StoreError, require_utf8
 from tasks.learning.own_model import find_own_model
 from tasks.records import (
     CheckName,
@@ -29,7 +28,7 @@ from tasks.records import (
     TrainingPlan,
     ValidationRules,
 )
-from tasks.validation.profiles import find_profile, shipped_profile
+from tasks.validation.profiles import OURS, find_profile, shipped_profile
 
 RecipeName = Literal["reference", "fast", "long"]
 
@@ -241,7 +240,26 @@ class RunSettings(BaseModel):
     @property
     def model_root(self) -> Path:
         """The folder for models and reports that this run uses, absolute."""
-        return _absolute(self.model_dir or platformdirs.user_data_path(APPLICATION) / "models")
+        default = platformdirs.user_data_path(APPLICATION) / "models"
+        return _absolute(self.model_dir or default)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The settings that name a file or a folder, each with what was set."""
+        from tasks.sources.catalogue import NAMES
+
+        names = {"dataset": NAMES, "profile": OURS, "cache_dir": (), "model_dir": ()}
+        chosen = {setting: getattr(self, setting) for setting in names}
+        return {s: str(place) for s, place in chosen.items() if place and place not in names[s]}
+
+    @field_validator("cache_dir", "model_dir")
+    @classmethod
+    def _is_text(cls, folder: Path | None) -> Path | None:
+        try:
+            _absolute(folder or Path("/"))
+        except StoreError as error:
+            raise ValueError(str(error)) from error
+        return folder
 
     @field_validator("recipe")
     @classmethod
@@ -301,5 +319,5 @@ class LocalRunSettings(RunSettings):
         return model
 
 
-def _absolute(path: Path) -> Path:
-    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib's raises for unknown users
+def _absolute(path: str | Path) -> Path:
+    return require_utf8(expanded(path).absolute(), StoreError)

@@ -34,6 +34,24 @@ class ChromiumMissingError(Exception):
     """There is no browser to look with."""
 
 
+# Of classes, files or members of an archive: what a page could take for something else.
+FOREIGN = "evil.example"
+HOSTILE_NAMES = (
+    f"![x](http://{FOREIGN}/a.png)",
+    "[click](javascript:alert(1))",
+    f"<img src=http://{FOREIGN}/b onerror=alert(1)>",
+    f"<http://{FOREIGN}/c>",
+    f"\\![x](http://{FOREIGN}/d.png)",
+    f"![x][y] [y]: http://{FOREIGN}/e",
+    "a | b || c",
+    "`code` ``c``",
+    "*a* **b** _c_ __d__ ~~e~~ \\",
+    "&lt;img&gt; &amp;",
+    "two\n\nlines\r\n# and a heading",
+    f"https://{FOREIGN}/f www.{FOREIGN} a@{FOREIGN}",
+)
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser with a profile of its own.

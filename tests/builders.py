@@ -244,8 +244,8 @@ def edit_code(monkeypatch: pytest.MonkeyPatch, *files: str) -> None:
     read = keys._read
 
     def changed(path: Path, *details: Any) -> Any:
-        file = read(path, *details)
-        return file._replace(sha256="new") if file.name in files else file
+        source, edited = read(path, *details), str(path).endswith(files)
+        return source._replace(sha256="new") if edited else source
 
     monkeypatch.setattr("tasks.cache.keys._read", changed)
 

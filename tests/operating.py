@@ -117,6 +117,7 @@ class Operated:
             "PIPELINE_STACK_DIR": str(self.folder / "stack"),
             "XDG_CACHE_HOME": str(self.folder / "home" / "cache"),
             "XDG_DATA_HOME": str(self.folder / "home" / "data"),
+            "PIPELINE_DATA_DIRS": str(self.folder),
             "PREFECT_SERVER_API_PORT": str(free_port()),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database,
             "PREFECT_WORKER_WEBSERVER_PORT": str(free_port()),

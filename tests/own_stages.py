@@ -8,7 +8,7 @@ from builders import flip_bit, store_metrics
 from tasks.cache.blobs import Store
 from tasks.cache.entries import Entries
 from tasks.orchestration.stage import stage
-from tasks.records import Metrics
+from tasks.records import Metrics, OwnModel
 
 
 @stage()
@@ -21,6 +21,11 @@ def halve(number: float, store: Store) -> Metrics:
 @stage()
 def double(given: Metrics, store: Store) -> Metrics:
     return store_metrics(2 * store.open_array(given.probabilities), store)
+
+
+@stage()
+def identify(model: OwnModel, store: Store) -> Metrics:
+    return store_metrics(np.frombuffer(bytes.fromhex(model.sha256), np.uint8), store)
 
 
 @stage(cached=False)

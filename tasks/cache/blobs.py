@@ -33,7 +33,7 @@ from pydantic import Field
 
 from tasks import PARSING
 from tasks.cache import places
-from tasks.errors import PayloadError, StoreError
+from tasks.errors import PayloadError, StoreError, reason_of
 from tasks.records import ArrayRef, BlobRef, Record, Suffix
 
 COPY_BYTES = 1 << 20
@@ -310,7 +310,7 @@ class Store(Record):
             try:
                 shape, dtype = read_header(file)
             except ValueError as error:
-                self._refuse(ref, str(error))
+                self._refuse(ref, reason_of(error))
             if (shape, dtype.name) != (ref.shape, ref.dtype):
                 self._refuse(ref, f"{dtype} {shape}, not {ref.dtype} {ref.shape}")
             return np.memmap(file, dtype, "r", file.tell(), shape)

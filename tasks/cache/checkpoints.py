@@ -26,6 +26,7 @@ import numpy as np
 from tasks.cache.blobs import COPY_BYTES, PARTIAL, NewFile, Store, errors_named, read_header
 from tasks.cache.entries import KEY
 from tasks.cache.places import is_folder, make_folder, make_way, moment, open_file, regular_files
+from tasks.errors import reason_of
 from tasks.records import Count, EpochMetrics, History, Record, Sha256
 
 KEPT = 2
@@ -68,7 +69,7 @@ class Checkpoints:
             try:
                 return self._read(path, shapes)
             except (OSError, ValueError) as error:
-                found = str(error).partition("\n")[0]
+                found = reason_of(error)
             warn(f"discarded the checkpoint {path}: {found}")
             path.unlink(missing_ok=True)
         return None

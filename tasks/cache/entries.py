@@ -26,7 +26,7 @@ from tasks.cache.blobs import Store, errors_named, write_atomically
 from tasks.cache.keys import Ingredients, how_different
 from tasks.cache.places import file_status, locked_folder, make_way, read_file, regular_files
 from tasks.cache.sharing import held
-from tasks.errors import EntryError, StoreError
+from tasks.errors import EntryError, StoreError, reason_of
 from tasks.records import (
     DatasetRef,
     Metrics,
@@ -136,7 +136,7 @@ class Entries:
             raise EntryError(
                 "A cached result must be whole, written by this version, and named by the digest "
                 "of its ingredients.",
-                received=getattr(error, "strerror", "") or str(error).partition("\n")[0],
+                received=reason_of(error),
                 where=path,
                 advice="It is computed again when it is needed.",
             ) from error

@@ -10,13 +10,11 @@ Their digest is the stage's cache key; their difference is why it runs again:
     epochs 12 → 6; input: x_train changed; code: tasks/learning/network.py; keras 3.15.1 → 3.15.2
 
 The code of a stage is its module and every project module that it reaches through imports,
-those inside function bodies included. It is read, never run, and digested as a syntax tree
-without docstrings: comments, layout and documentation do not count.
+those inside function bodies included: see source.py.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
 import json
@@ -32,7 +30,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import StringConstraints
 
-from tasks import PARSING
+from tasks.cache.source import Source, follow, read_source
 from tasks.records import Record
 
 # Where this project lies, and where, if it is installed beside everybody else's packages, only
@@ -54,15 +52,6 @@ COMPUTING_LIBRARIES = {
     "xarray": "xarray",
 }
 SHOWN = 3  # names in one reason, before "and 4 more"
-IMPORTING = (ast.Import, ast.ImportFrom)
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-# Of each kind of node the fields that count. Whether a name is read or written (`ctx`), its place
-# in the tree says.
-FIELDS = {
-    kind: tuple(field for field in kind._fields if field != "ctx")
-    for kind in vars(ast).values()
-    if isinstance(kind, type) and issubclass(kind, ast.AST)
-}
 
 
 class Ingredients(Record):
@@ -110,17 +99,12 @@ def fingerprint_of(module: str) -> Fingerprint:
     project's. Raises ValueError for a module that has no file.
     """
     reached = _reached(module, _root_of(module))
-    packages = {_top_level(name) for file in reached for name in file.imports}
+    packages = {_top_level(name) for source in reached.values() for name in source.imports}
     libraries = {"python": "{}.{}".format(*sys.version_info)}
     for package, distribution in COMPUTING_LIBRARIES.items():
         if package in packages:
-            libraries[distribution] = _version(distribution)
-    return Fingerprint({file.name: file.sha256 for file in reached}, libraries)
-
-
-def code_of_file(path: Path) -> dict[str, str]:
-    """SHA-256 by file of a file of code and of what it imports from its folder and this project."""
-    return {file.name: file.sha256 for file in _reached(path.stem, path.parent)}
+            libraries[distribution] = version_of(distribution)
+    return Fingerprint({file: source.sha256 for file, source in reached.items()}, libraries)
 
 
 def what_changed(old: Ingredients, new: Ingredients) -> str:
@@ -205,35 +189,27 @@ def _listed(names: list[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-class _SourceFile(NamedTuple):
-    """One file of source code: its name, its digest and the modules that it may import."""
-
-    name: str
-    sha256: str
-    imports: tuple[str, ...]
-
-
-def _reached(module: str, root: Path) -> list[_SourceFile]:
-    """The files that a module reaches, in the order of their names."""
+def _reached(module: str, root: Path) -> dict[str, Source]:
+    """The sources that a module reaches, by file, in the order of their names."""
     own = {*PROJECT_PACKAGES, _top_level(module)}
     roots = {str(folder): folder.name in SHARED_FOLDERS for folder in (root, PROJECT_ROOT)}
     listed = cache(_listing)  # each folder once, as it is now
-    reached, waiting, seen = [], [module], {module}
-    while waiting:
-        name = waiting.pop()
+    files: dict[str, str] = {}
+
+    def read(name: str) -> Source | None:
         for folder, shared in roots.items():
             if shared and _top_level(name) not in own:
                 continue
             if path := _file_of(folder, name, listed):
+                files[name] = path.removeprefix(f"{folder}/")
                 status = os.stat(path)  # noqa: PTH116 - as in _file_of
                 # A copy may keep an old time of modification, but not of its own place.
                 stamp = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-                reached.append(_read(path, folder, name, stamp))
-                new = {*reached[-1].imports, *_parents(name)} - seen
-                seen |= new
-                waiting += new
-                break
-    return sorted(reached)
+                return _read(path, name, stamp)
+        return None
+
+    reached = follow(module, read)
+    return dict(sorted((files[name], source) for name, source in reached.items()))
 
 
 def _listing(folder: str) -> frozenset[str]:
@@ -260,56 +236,10 @@ def _file_of(root: str, module: str, listed: Callable[[str], frozenset[str]]) ->
 
 
 @lru_cache(maxsize=1024)
-def _read(path: str, root: str, module: str, stamp: tuple[int, ...]) -> _SourceFile:
-    """Digest a file and list its imports. `stamp` only keys the memory."""
+def _read(path: str, module: str, stamp: tuple[int, ...]) -> Source:
+    """The source of a module. `stamp` only keys the memory."""
     del stamp
-    package = module if path.endswith("/__init__.py") else module.rpartition(".")[0]
-    imports: list[str] = []
-    flat: list[str] = []
-    with PARSING:
-        waiting: list[Any] = [ast.parse(Path(path).read_bytes(), filename=path)]
-    while waiting:  # the tree from its root on: of each node its type, then its fields
-        node = waiting.pop()
-        kind = type(node)
-        if kind in FIELDS:
-            if kind in IMPORTING:
-                imports += _imported(node, package)
-            elif kind in DOCUMENTED and ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
-            flat.append(kind.__name__)
-            for field in FIELDS[kind]:
-                value = getattr(node, field, None)
-                # Without empty ones: each version of Python adds some, and keys would differ.
-                if value is not None and value != []:
-                    flat.append(field)
-                    waiting.append(value)
-        elif kind is list:
-            flat.append(str(len(node)))
-            waiting += node
-        else:
-            flat.append(repr(node))
-    return _SourceFile(
-        name=path.removeprefix(f"{root}/"),
-        sha256=hashlib.sha256("\n".join(flat).encode()).hexdigest(),
-        imports=tuple(dict.fromkeys(imports)),
-    )
-
-
-def _imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-        return
-    base = node.module or ""
-    if node.level:  # a dot for the package itself, and one more for each package above
-        origin = package.rsplit(".", node.level - 1)[0]
-        base = f"{origin}.{base}".removesuffix(".")
-    yield base
-    yield from (f"{base}.{alias.name}" for alias in node.names)  # perhaps submodules
-
-
-def _parents(module: str) -> Iterator[str]:
-    while module := module.rpartition(".")[0]:
-        yield module
+    return read_source(path, module)
 
 
 def _top_level(module: str) -> str:
@@ -326,7 +256,8 @@ def _root_of(module: str) -> Path:
 
 
 @lru_cache(maxsize=64)
-def _version(distribution: str) -> str:
+def version_of(distribution: str) -> str:
+    """The installed version of a distribution."""
     text = metadata.distribution(distribution).read_text("METADATA") or ""
     found = re.search("^Version: (.+)$", text, re.MULTILINE)  # `metadata.version` parses all of it
     return found[1] if found else metadata.version(distribution)

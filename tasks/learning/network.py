@@ -60,18 +60,21 @@ def weights_digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: Path, network: Network, threads: int, dataset: DatasetRef) -> keras.Model:
+def load_model(
+    path: Path, network: Network, threads: int, seed: int, dataset: DatasetRef
+) -> keras.Model:
     """Read a model that `train` saved, for predictions. Code inside the file is never run.
 
-    A user's own model is built again by its function and takes the weights only. Raises
-    ModelError.
+    A user's own model is built again by its function, from the seed that it was trained from, and
+    takes the weights only: what else it drew is drawn again. Raises ModelError.
     """
     use_threads(threads)
     if not isinstance(network, OwnModel):
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    keras.utils.clear_session(free_memory=False)
-    model, images = _called(network, dataset)
-    model(images)  # makes what weights it has
+    with seeded(seed):
+        keras.utils.clear_session(free_memory=False)
+        model, images = _called(network, dataset)
+        model(images)  # makes what weights it has
     if model.compiled:
         model.optimizer.build(model.trainable_variables)  # they are in the file, too
     model.load_weights(path)
@@ -149,7 +152,7 @@ def _called(
     if not isinstance(model, keras.Model):
         rule = "The function must return a keras.Model."
         raise ModelError(rule, received=type(model).__name__, where=own.place)
-    shape = input_shape(model, dataset.pixels)
+    shape = input_shape(model, (dataset.pixels,))
     if -1 in shape or math.prod(shape) != dataset.pixels:
         size = f"the size of an image, {dataset.pixels} values in any shape"
         rule = f"The model's input must have {size}."

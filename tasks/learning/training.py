@@ -12,13 +12,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Float32, Int32, Shaped
 
+from tasks.errors import ModelError
+from tasks.learning.arguments import (
+    HeldOut,
+    Labels,
+    flat,
+    held_out,
+    image_weights,
+    plan_within_bounds,
+    require_epoch,
+    require_fitting,
+    require_known,
+    require_shiftable,
+)
 from tasks.learning.backend import keras, tf
 from tasks.records import EpochMetrics, TrainingPlan
 
@@ -30,10 +44,8 @@ XLA_BATCHES, GRAPH_BATCHES = 200, 50
 EVALUATE_BATCH = 1000
 PREDICT_BYTES = 16 << 20
 
-Images = Float32[np.ndarray, "image pixel"]
-Labels = Float32[np.ndarray, "image class"]
-Rows = Int[np.ndarray, " row"]
-HeldOut = tuple[Float32[np.ndarray, "held_out pixel"], Float32[np.ndarray, "held_out class"]]
+Images = Float32[np.ndarray, "image *pixel"]
+Rows = Shaped[np.ndarray, " row"]
 # Trains one epoch, and says now and then which fraction of it is done.
 EpochProgram = Callable[[int], Iterator[float]]
 
@@ -59,36 +71,48 @@ def fit(
     *,
     rows: Rows | None = None,
     image_shape: tuple[int, ...] | None = None,
-    validation_data: HeldOut | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    validation_data: Any = None,
+    callbacks: Any = (),
     on_part: Callable[[float], None] = lambda _: None,
     initial_epoch: int = 0,
+    **others: object,
 ) -> keras.callbacks.History:
     """Train a compiled model in place, as `keras.Model.fit` would; returns its history.
 
-    Every image is met once an epoch; the last batch may be smaller. Callbacks hear of epochs,
-    with the means over the images as they were met. A model that cannot be compiled, or a
-    callback that wants to hear of batches, is left to Keras's own loop, over the same batches.
+    Every image is met once an epoch; the last batch may be smaller. Callbacks hear what they would
+    hear of Keras. What a compiled program cannot do is left to Keras's own loop, over the same
+    batches: callbacks that hear of training batches, eager models, training functions and logs of
+    a model's own. There `steps_per_execution` and `jit_compile` count, here they do not. Raises
+    ModelError for `others`, and for what does not go together.
 
     `model`: any loss, metrics and optimizer, whose learning rate may be a schedule; takes (batch,
-    pixel) or any other shape of as many values. `images` are in [0, 1] and may be memory-mapped,
-    as `labels` may. `plan`: epochs, batch size, seed and shifts; the rest of it is the model's.
-    `rows`: the numbers of the images to train on. `image_shape`: (row, column[, channel]), which
-    shifts need.
-    `validation_data` is evaluated after each epoch. `on_part` hears now and then how many epochs
-    are done, with a fraction of the current one. `initial_epoch`: epochs done earlier.
+    pixel) or any other shape of as many values; one that does not say takes images as they are.
+    `images` are in [0, 1] and may be memory-mapped, as `labels` may. `plan`: epochs, batch size,
+    seed and shifts; the rest of it is the model's. `rows`: the numbers of the images to train on.
+    `image_shape`: (row, column[, channel]), which shifts need.
+    `sample_weight`, of each image, `class_weight`, by the label's number, and `validation_data`,
+    evaluated after each epoch, are Keras's; batches of EVALUATE_BATCH are evaluated. `on_part`
+    hears now and then how many epochs are done, with a fraction of the current one.
+    `initial_epoch`: epochs done earlier.
     """
-    pixels = images.shape[1]
-    shape, image_shape = input_shape(model, pixels), image_shape or (1, pixels)
-    if validation_data is not None:
-        held_out, truth = validation_data
-        validation_data = held_out.reshape(len(held_out), *shape), truth
-    rows = np.arange(len(images)) if rows is None else rows
-    batches = _Batches(_as_tensor(images), _as_tensor(labels), rows, plan, shape, image_shape)
+    require_known(others)
+    plan, callbacks = plan_within_bounds(plan), flat(callbacks)
+    require_epoch(initial_epoch, plan.epochs)
+    pixels = math.prod(images.shape[1:])
+    require_shiftable(plan, pixels, image_shape)
+    weights = image_weights(labels, sample_weight, class_weight)
+    rows = np.arange(len(images)) if rows is None else np.asarray(rows)
+    require_fitting(model, images, labels, weights, rows)
+    shape = _shape_taken(model, images)
+    tested = held_out(validation_data, shape)
+    arrays = [None if a is None else _as_tensor(a) for a in (images, labels, weights)]
+    batches = _Batches(*arrays, rows, plan, shape, image_shape or (1, pixels))
     program = _compiled(model, callbacks, batches)
     epochs = range(initial_epoch, plan.epochs)
     if not isinstance(program, str):
-        return _fit(model, program, epochs, callbacks, on_part, validation_data)
+        return _fit(model, program, batches, epochs, callbacks, on_part, tested)
     logger.warning("trained by Keras's own loop: %s", program)
     drawing = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, _: batches.draw(epoch),
@@ -99,7 +123,7 @@ def fit(
         epochs=epochs.stop,
         initial_epoch=epochs.start,
         callbacks=[drawing, *callbacks],
-        validation_data=validation_data,
+        validation_data=tested,
         validation_batch_size=EVALUATE_BATCH,
         shuffle=False,
         verbose=0,
@@ -179,49 +203,69 @@ def predict(
     """
     rows = np.arange(len(images)) if rows is None else rows
     size = max(1, min(EVALUATE_BATCH, PREDICT_BYTES // images[0].nbytes))
-    shape = (-1, *input_shape(model, images.shape[1]))
+    shape = (-1, *_shape_taken(model, images))
     starts = range(0, len(rows), size)
     batches = (images[rows[start : start + size]].reshape(shape) for start in starts)
     return np.concatenate([model.predict_on_batch(batch) for batch in batches])
 
 
-def input_shape(model: keras.Model, pixels: int) -> tuple[int, ...]:
-    """What the model takes, without the batch; (pixel,) if it does not say; -1 is any size."""
+def input_shape(model: keras.Model, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+    """What the model takes, without the batch; `otherwise` if it does not say; -1 is any size."""
     try:
         return tuple(-1 if size is None else size for size in model.input_shape[1:])
     except AttributeError:  # subclassed
-        return (pixels,)
+        return otherwise
+
+
+def _shape_taken(model: keras.Model, images: Images) -> tuple[int, ...]:
+    """What the model takes; the shape of the images if it takes any size, or does not say."""
+    shape = input_shape(model, images.shape[1:])
+    return images.shape[1:] if -1 in shape else shape
 
 
 def _fit(
     model: keras.Model,
     train_epoch: EpochProgram,
+    batches: _Batches,
     epochs: range,
     callbacks: Sequence[keras.callbacks.Callback],
     on_part: Callable[[float], None],
-    validation_data: tuple[np.ndarray, np.ndarray] | None,
+    tested: HeldOut | None,
 ) -> keras.callbacks.History:
-    heard = keras.callbacks.CallbackList(
-        list(callbacks), add_history=True, model=model, epochs=epochs.stop, verbose=0
-    )
-    model.stop_training = False
+    """What `keras.Model.fit` does, step by step, but for its batches."""
+    told = {"verbose": 0, "epochs": epochs.stop, "steps": len(batches)}
+    heard = keras.callbacks.CallbackList(list(callbacks), add_history=True, model=model, **told)
+    model.stop_training, logs = False, None
     heard.on_train_begin()
     for epoch in epochs:
-        heard.on_epoch_begin(epoch)
         model.reset_metrics()
+        heard.on_epoch_begin(epoch)
+        _require_no_hook_for_batches(callbacks)
         for done_fraction in train_epoch(epoch):
             on_part(epoch + done_fraction)
-        logs = {name: float(value) for name, value in model.get_metrics_result().items()}
-        if validation_data is not None:
+        logs = dict(model.get_metrics_result())
+        if tested is not None:
+            images, labels, weights = tested
             scores = model.evaluate(
-                *validation_data, EVALUATE_BATCH, verbose=0, return_dict=True, callbacks=heard
+                *(images, labels, EVALUATE_BATCH),
+                sample_weight=weights,
+                return_dict=True,
+                callbacks=heard,
             )
-            logs |= {f"val_{name}": float(value) for name, value in scores.items()}
+            logs |= {f"val_{name}": value for name, value in scores.items()}
         heard.on_epoch_end(epoch, logs)
         if model.stop_training:
             break
-    heard.on_train_end()
+    if isinstance(model.optimizer, keras.optimizers.Optimizer):
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+    heard.on_train_end(logs)
     return model.history
+
+
+def _require_no_hook_for_batches(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    if late := _who_hears_of_batches(callbacks):
+        rule = "A callback's hooks for batches must be there before training starts."
+        raise ModelError(rule, received=late)
 
 
 @dataclass(eq=False)
@@ -233,6 +277,7 @@ class _Batches(keras.utils.PyDataset):
 
     images: tf.Tensor
     labels: tf.Tensor
+    weights: tf.Tensor | None
     rows: Rows
     plan: TrainingPlan
     input_shape: tuple[int, ...]
@@ -246,7 +291,7 @@ class _Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def __getitem__(self, index: int) -> tuple[tf.Tensor, ...]:
         start = index * self.batch_size
         return self.batch(tf.constant(self.drawn[start : start + self.batch_size]))
 
@@ -256,14 +301,16 @@ class _Batches(keras.utils.PyDataset):
         shifts = epoch_shifts(self.plan.seed, epoch, len(rows), self.plan.shift_pixels)
         self.drawn = np.column_stack([rows.astype(np.int32), shifts])
 
-    def batch(self, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Pick images and labels by their numbers, and move the images."""
+    def batch(self, drawn: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Pick images, labels and weights by their numbers, and move the images."""
         rows = drawn[:, 0]
         images = tf.gather(self.images, rows)
         if self.plan.shift_pixels:
             images = tf.reshape(images, (-1, *self.image_shape))
             images = _moved(images, drawn[:, 1:], self.plan.shift_pixels)
-        return tf.reshape(images, (-1, *self.input_shape)), tf.gather(self.labels, rows)
+        weights = None if self.weights is None else tf.gather(self.weights, rows)
+        images = tf.reshape(images, (-1, *self.input_shape))
+        return keras.utils.pack_x_y_sample_weight(images, tf.gather(self.labels, rows), weights)
 
     def runs(self, most: int) -> Iterator[tuple[np.ndarray, int]]:
         """Runs (batch, row, 3) of whole batches, and how many; then the last, smaller batch.
@@ -299,18 +346,13 @@ def _compiled(
     model: keras.Model, callbacks: Sequence[keras.callbacks.Callback], batches: _Batches
 ) -> EpochProgram | str:
     """The program, or why there is none."""
-    # Makes all variables before a program is compiled: it cannot make any.
-    model.test_step(batches.batch(tf.constant([[0, 0, 0]])))
-    model.reset_metrics()
-    model.optimizer.build(model.trainable_variables)
-    if model.run_eagerly:
-        return "it asks to run eagerly"
-    for callback in callbacks:
-        if _hears_of_batches(callback):
-            return f"{type(callback).__name__} wants to hear of batches"
-    reason = ""
+    if reason := _why_not_compiled(model, callbacks):
+        return reason
     for through_xla in (False,) if _has_convolutions(model) else (True, False):
         try:
+            # Makes all variables before a program is compiled: it cannot make any.
+            _traced(lambda drawn: model.test_step(batches.batch(drawn)))
+            model.optimizer.build(model.trainable_variables)
             return _program(model, batches, through_xla)
         # What TensorFlow, and models in its hands, raise for what cannot be traced or compiled.
         except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
@@ -318,12 +360,32 @@ def _compiled(
     return reason
 
 
-def _hears_of_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether its class, or it alone as a LambdaCallback, has a hook of its own for batches."""
+def _traced(step: Callable[[tf.Tensor], Any]) -> None:
+    """Go through a step on one image without computing it: nothing is drawn, no state changes."""
+    tf.function(step, autograph=False).get_concrete_function(tf.constant([[0, 0, 0]]))
+
+
+def _why_not_compiled(model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]) -> str:
+    if model.run_eagerly:
+        return "it asks to run eagerly"
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return "it is trained on several devices"
+    for name in ("fit", "make_train_function"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            return f"it has a {name} of its own"
+    listener = _who_hears_of_batches(callbacks)
+    return f"{listener} wants to hear of batches" if listener else ""
+
+
+def _who_hears_of_batches(callbacks: Sequence[keras.callbacks.Callback]) -> str:
+    """The first whose class, or it alone as a LambdaCallback, has a hook of its own for batches."""
     names = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
-    own = ((name, getattr(callback, name)) for name in names)
-    usual = keras.callbacks.Callback
-    return any(getattr(hook, "__func__", hook) is not getattr(usual, name) for name, hook in own)
+    usual = [getattr(keras.callbacks.Callback, name) for name in names]
+    for callback in callbacks:
+        hooks = (getattr(callback, name) for name in names)
+        if any(getattr(hook, "__func__", hook) not in usual for hook in hooks):
+            return type(callback).__name__
+    return ""
 
 
 def _has_convolutions(model: keras.Model) -> bool:
@@ -342,7 +404,9 @@ def _program(model: keras.Model, batches: _Batches, through_xla: bool) -> EpochP
     @tf.function(jit_compile=through_xla, autograph=False)  # type: ignore[untyped-decorator]
     def train(drawn: tf.Tensor, count: tf.Tensor) -> None:
         def next_batch(batch: tf.Tensor) -> tuple[tf.Tensor]:
-            model.train_step(batches.batch(drawn[batch]))
+            logs = model.train_step(batches.batch(drawn[batch]))
+            if {*logs} != {*model.get_metrics_result()}:
+                raise NotImplementedError("its train_step hands back logs of its own")
             return (batch + 1,)
 
         tf.while_loop(
@@ -359,9 +423,13 @@ def _program(model: keras.Model, batches: _Batches, through_xla: bool) -> EpochP
         batches.draw(epoch)
         done = 0
         for drawn, count in batches.runs(most):
-            train(tf.constant(drawn), tf.constant(count))
-            done += count
+            # As Keras, which trains one batch before it looks whether it is to stop.
+            taken = 1 if model.stop_training else count
+            train(tf.constant(drawn), tf.constant(taken))
+            done += taken
             yield done / len(batches)
+            if model.stop_training:
+                break
 
     return train_epoch
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from tasks.reporting.rendering import as_markdown
 from tasks.reporting.report import Report
 
 
@@ -23,7 +24,7 @@ def publish_evaluation(report: Report) -> None:
     create_table_artifact(
         [
             {
-                "class": report.class_names[each.label],
+                "class": as_markdown(report.class_names[each.label]),
                 "images": each.images,
                 "precision": round(each.precision, 4),
                 "recall": round(each.recall, 4),

@@ -16,6 +16,8 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.logging.loggers import flow_run_logger
 
+from tasks.reporting.rendering import as_markdown
+
 LOAD_FAILED = "mnist.load.failed"
 VALIDATION_FAILED = "mnist.validation.failed"
 ACCURACY_DROPPED = "mnist.accuracy.dropped"
@@ -59,11 +61,12 @@ def explain(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
     message = (state.message or "no reason was given").removeprefix(WHAT_PREFECT_ADDS)
     advice = CRASHED if state.is_crashed() else FAILED
     flow_run_logger(flow_run, flow).error("%s: %s %s", state.name, message, advice)
+    said = "\n\n".join(as_markdown(line.strip()) for line in message.splitlines())
     artifact = ArtifactCreate(
         key=f"{flow.name}-failure",
         type="markdown",
-        description=message.splitlines()[0],
-        data=f"## {state.name}\n\n{message}\n\n{advice}\n",
+        description=as_markdown(message.splitlines()[0]),
+        data=f"## {state.name}\n\n{said}\n\n{advice}\n",
         flow_run_id=flow_run.id,
     )
     with get_client(sync_client=True) as client:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
+from tasks import expanded
 from tasks.cache.blobs import Store, try_folder
 from tasks.cache.entries import Entries
 from tasks.cache.housekeeping import sweep
 from tasks.cache.sharing import run_under_way
-from tasks.errors import DatasetError, PayloadError
+from tasks.errors import DatasetError, PayloadError, PipelineError
 from tasks.orchestration.account import Account, listener
 from tasks.orchestration.events import explain, tell_failed_load
 from tasks.orchestration.naming import unless_named
+from tasks.server.home import DATA_VARIABLE, data_folders
 from tasks.server.own import some_server
 from tasks.settings import RunSettings
 from tasks.sources.catalogue import dataset_name
@@ -61,10 +65,13 @@ def pipeline(name: str, run_name: Callable[[], str]) -> Callable[[Callable[P, R]
 def stored_run(settings: RunSettings) -> Iterator[Store]:
     """The store in the settings' cache folder, for the stages of the current flow run.
 
-    Raises StoreError when this folder, or that for models and reports, cannot be used.
+    Raises StoreError when this folder, or that for models and reports, cannot be used, and
+    PipelineError as `confine` does.
     """
     run = FlowRunContext.get()
     assert run is not None, "stored_run belongs inside a flow"
+    if run.flow_run and run.flow_run.deployment_id:
+        confine(settings, data_folders())
     refresh = settings.refresh or PREFECT_TASKS_REFRESH_CACHE.value()
     store = Store(root=settings.cache_root, fresh_since=run.start_time if refresh else None)
     for note in store.prepare():
@@ -84,6 +91,23 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
         raise
     finally:
         account.remove()
+
+
+def confine(settings: RunSettings, folders: Sequence[Path]) -> None:
+    """Raise PipelineError if settings name a place outside of some folders, links followed."""
+    outside = [
+        f"{setting} {place!r}"
+        for setting, place in settings.places.items()
+        if "\0" in place
+        or not any(Path(os.path.realpath(expanded(place))).is_relative_to(f) for f in folders)
+    ]
+    if outside:
+        raise PipelineError(
+            "A run of a deployment reads and writes only where its operator allows it.",
+            received=outside,
+            advice=f"Allowed is what lies in {', '.join(map(str, folders))}. The operator adds "
+            f"folders with {DATA_VARIABLE}, separated by {os.pathsep!r}, where the worker starts.",
+        )
 
 
 def healing(body: Callable[P, R]) -> Callable[P, R]:

@@ -170,7 +170,8 @@ def _cached_call(call: Call, given: dict[str, Any], compute: Callable[[], Any]) 
     store: Store = given["store"]
     try:
         inputs = {name: content_of(value) for name, value in given.items()}
-    except TypeError:
+    except TypeError as error:
+        get_run_logger().warning("the result of %s is not kept: %s", call.stage, error)
         return Outcome(_computed(call, compute), cached=False, why=NO_KEY)
     if call.edited:
         return _not_kept(call, _computed(call, compute))

@@ -14,6 +14,9 @@ from jinja2.bccache import Bucket
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+# What means something in GitHub's Markdown: not `_` in a word; the signs of what becomes a link.
+MARKUP = re.compile(r"[\\`*\[\]|~@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
 
 def rendered(form: Literal["html", "markdown"], template: str, **context: Any) -> str:
     """A template's text; whatever it prints is escaped for the form."""
@@ -32,16 +35,21 @@ class _Compiled(jinja2.FileSystemBytecodeCache):
             super().dump_bytecode(bucket)
 
 
+def as_markdown(text: str) -> str:
+    """Text as it reads, in one line: no picture, link, tag, code, emphasis, or end of a cell.
+
+    Prefect's pages take artifacts for Markdown, cells of tables and descriptions included, and the
+    HTML in it for HTML.
+    """
+    return MARKUP.sub(r"\\\g<0>", escape(re.sub(r"\s+", " ", text), quote=False))
+
+
 @jinja2.pass_context
 def _escaped(context: Context, value: Any) -> Any:
-    """In Markdown, text that neither ends a line or a cell nor is taken for a tag.
-
-    What is escaped already stays as it is; for HTML, Jinja escapes.
-    """
+    """What is escaped already stays as it is; for HTML, Jinja escapes."""
     if context["form"] == "html" or hasattr(value, "__html__"):
         return value
-    text = re.sub(r"\s+", " ", escape(str(value), quote=False)).replace("|", "\\|")
-    return Markup(text)  # noqa: S704 - escaped just now
+    return Markup(as_markdown(str(value)))  # noqa: S704 - escaped just now
 
 
 def _data_uri(picture: bytes | str, kind: str) -> str:

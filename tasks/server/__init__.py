@@ -2,6 +2,7 @@
 
     own         starts a server for this run, if none is configured
     process     what that server's process does: `python -m tasks.server.process FD`
+    gate        what no server of ours does for whoever has no password
     configured  whether one is configured, waiting for it, and what to say when it is lost
 
 Its own server looks like this to the run:
@@ -10,5 +11,6 @@ Its own server looks like this to the run:
     lease  a pipe: when it closes, the server writes down what it has received, and ends
 
 It may import tasks.errors. Prefect is imported inside functions only, since its import takes
-longer than everything else before a run; process.py, which is never imported, is the exception.
+longer than everything else before a run; process.py, which is never imported, and what only
+servers import are the exception.
 """

@@ -47,12 +47,21 @@ def is_configured() -> bool:
             return False
     try:
         return bool(_url())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a setting's value makes of it
         raise ServerError(
             "Prefect must be able to read its settings.",
-            received=f"{type(error).__name__}: {error}",
+            received=f"{type(error).__name__}: {_without_values(error)}",
             advice="Fix the file or the variable that this names.",
-        ) from error
+        ) from None
+
+
+def _without_values(error: Exception) -> str:
+    """What pydantic says of settings, each with its name and not with its value."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
 
 
 def read_environment_again() -> None:

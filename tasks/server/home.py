@@ -28,10 +28,11 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from tasks import APPLICATION
+from tasks import APPLICATION, expanded
 from tasks.errors import PipelineError, ServerError, file_errors
 
 FOLDER_VARIABLE = "PIPELINE_STACK_DIR"
+DATA_VARIABLE = "PIPELINE_DATA_DIRS"
 SERVER_FILE, PROFILES_FILE, SERVER_LOCK = "server.env", "profiles.toml", "server.lock"
 LOOPBACK = "127.0.0.1"
 EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to unless asked
@@ -138,7 +139,14 @@ class Stack:
 def stack_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The stack's folder, whether it is there or not."""
     chosen = environment.get(FOLDER_VARIABLE) or platformdirs.user_state_path(APPLICATION) / "stack"
-    return Path(chosen).expanduser().absolute()
+    return expanded(chosen).absolute()
+
+
+def data_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """Where runs of deployments may read and write: the application's data, and what is added."""
+    added = filter(None, environment.get(DATA_VARIABLE, "").split(os.pathsep))
+    folders = [str(platformdirs.user_data_path(APPLICATION)), *added]
+    return [Path(os.path.realpath(expanded(folder))) for folder in folders]
 
 
 def require_certificates(environment: Mapping[str, str] = os.environ) -> None:
@@ -202,7 +210,7 @@ def read_private(path: Path) -> dict[str, str]:
 def read_variables(path: Path) -> dict[str, str]:
     """The NAME=VALUE lines of a file. Raises PipelineError, without the line's text."""
     variables = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         name, equals, value = line.partition("=")
         if equals and name.isidentifier():
             variables[name] = value

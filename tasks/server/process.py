@@ -22,6 +22,7 @@ from prefect.server.utilities.messaging.memory import Topic  # noqa: E402
 from prefect.settings import PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING  # noqa: E402
 
 from tasks.server import sqlite  # noqa: E402
+from tasks.server.gate import Gate  # noqa: E402
 
 gc.freeze()
 gc.enable()
@@ -73,7 +74,7 @@ async def _drain() -> None:
 def main(listener_fd: int) -> None:
     """Serve on an inherited socket until standard input closes."""
     sqlite.take_turns()
-    app, home = create_app(), PREFECT_HOME.value()
+    app, home = Gate(create_app()), PREFECT_HOME.value()
     config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
     home.mkdir(parents=True, exist_ok=True)
     # Two servers that start at once must not both create the database.

@@ -12,5 +12,6 @@
 labels and pixels, `labels` and `pixels` make 0 … classes - 1 and 0 … 255 of; `splits` cuts a test
 split off. README.md tells which layouts are taken, with examples.
 Nothing is believed of a file: what it declares is checked against its size before anything is
-allocated, and it is read by pieces. May import tasks.cache, tasks.records and tasks.errors.
+allocated, and it is read by pieces, each of which `verified` checks against the file's digest.
+May import tasks.cache, tasks.records and tasks.errors.
 """

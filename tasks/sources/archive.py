@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from tasks.sources.stream import intact
+from tasks.sources.verified import Opener, open_unverified
 
 WHOLE = "A zip archive must be whole, its files plain or deflated."
 COPY_AGAIN = "Download or copy it again."
@@ -27,23 +28,28 @@ class File(NamedTuple):
     stored_bytes: int  # fewer, if the archive has compressed it
 
 
-def file_at(path: Path) -> File:
+def file_at(path: Path, opener: Opener = open_unverified) -> File:
     """A file in a folder. Raises DatasetError when there is none."""
     rule = "A file must be readable and, if it is compressed, inflate without error."
     with intact(rule, path.name, COPY_AGAIN):
         size_bytes = path.stat().st_size
-    return File(path.name, path.name, path, lambda: path.open("rb"), size_bytes, size_bytes)
+    return File(path.name, path.name, path, partial(opener, path), size_bytes, size_bytes)
 
 
-def files_in_zip(path: Path, rule: str = WHOLE, advice: str = COPY_AGAIN) -> list[File]:
+def files_in_zip(
+    path: Path,
+    opener: Opener = open_unverified,
+    rule: str = WHOLE,
+    advice: str = COPY_AGAIN,
+) -> list[File]:
     """The files of an archive, by its directory; none is opened. Raises DatasetError."""
-    with intact(rule, path.name, advice), zipfile.ZipFile(path) as archive:
+    with intact(rule, path.name, advice), opener(path) as file, zipfile.ZipFile(file) as archive:
         return [
             File(
                 name=info.filename.rpartition("/")[2],
                 where=f"{info.filename} of {path.name}",
                 path=path,
-                opened=partial(_opened, path, info),
+                opened=partial(_opened, opener, path, info),
                 size_bytes=info.file_size,
                 stored_bytes=info.compress_size,
             )
@@ -53,8 +59,8 @@ def files_in_zip(path: Path, rule: str = WHOLE, advice: str = COPY_AGAIN) -> lis
 
 
 @contextmanager
-def _opened(path: Path, info: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+def _opened(opener: Opener, path: Path, info: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
     if info.compress_type not in METHODS:  # a few bytes of others can ask for much memory
         raise ValueError(f"compression method {info.compress_type}")
-    with zipfile.ZipFile(path) as archive, archive.open(info) as member:
+    with opener(path) as file, zipfile.ZipFile(file) as archive, archive.open(info) as member:
         yield member

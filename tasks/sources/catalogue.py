@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.errors import DatasetError
+from tasks import expanded
+from tasks.errors import DatasetError, require_utf8
 from tasks.records import AS_IT_IS, DatasetSource, Reading, SourceFile, SourceFiles
 from tasks.sources.digests import Digests
 from tasks.sources.idx import idx_files, open_idx_files
@@ -27,8 +28,9 @@ from tasks.sources.npz import npz_files, npz_folder_files, open_npz, open_npz_fo
 from tasks.sources.parquet import open_parquet, parquet_files
 from tasks.sources.pictures import open_pictures, picture_files
 from tasks.sources.refused import open_refused, refused_files
-from tasks.sources.stream import OpenedDataset, intact
+from tasks.sources.stream import OpenedDataset
 from tasks.sources.tables import open_tables, table_files
+from tasks.sources.verified import Opener, VerifiedFiles
 
 FOLDER = Path(__file__).parent
 EMBEDDED_MNIST = FOLDER / "mnist.npz"
@@ -46,18 +48,18 @@ LOGGER = logging.getLogger(__name__)
 Note = Callable[[str], object]  # is told of each attempt to download a file
 
 
-Open = Callable[[list[Path], Reading], OpenedDataset]
+Open = Callable[[list[Path], Opener, Reading], OpenedDataset]
 
 
-def _as_it_is(opened: Callable[[list[Path]], OpenedDataset]) -> Open:
+def _as_it_is(opened: Callable[[list[Path], Opener], OpenedDataset]) -> Open:
     """For files that say how they are to be read."""
-    return lambda files, _: opened(files)
+    return lambda files, opener, _: opened(files, opener)
 
 
 def _as_pictures(opened: Callable[..., OpenedDataset]) -> Open:
     """For pictures, which may be brought to one size and to grey."""
-    return lambda files, reading: opened(
-        files, image_size=reading.image_size, grayscale=reading.grayscale
+    return lambda files, opener, reading: opened(
+        files, opener, image_size=reading.image_size, grayscale=reading.grayscale
     )
 
 
@@ -65,8 +67,8 @@ class Format(NamedTuple):
     """A kind of dataset.
 
     `files`: those that make up the dataset at a place, by their names and their content; none if
-    it is not of this kind. `open`: reads what they declare, and raises DatasetError if they break
-    the format's rules.
+    it is not of this kind. `open`: reads what they declare, through an opener, and raises
+    DatasetError if they break the format's rules.
     """
 
     description: str
@@ -84,8 +86,7 @@ FORMATS = {
     "table": Format("CSV tables", table_files, _as_it_is(open_tables)),
     "parquet": Format("Parquet files", parquet_files, _as_pictures(open_parquet)),
 }
-# What may lie where a dataset is expected, and is told why it is not read.
-REFUSED = Format("a file that is not read", refused_files, _as_it_is(open_refused))
+BY_FOLDER = ("pictures", "parquet")  # read with an eye on the names of folders
 
 
 @contextmanager
@@ -111,19 +112,22 @@ def find_dataset(
     Raises DatasetError if there is no such dataset, or it cannot be downloaded or read.
     """
     kind, paths = _located(dataset, downloads, note)
-    root = common_folder(paths)
+    digests = Digests(downloads.with_name("digests"), common_folder(paths))
+    # Where a folder's name tells a class or a split, it is part of what its files are called.
+    root = common_folder([path.parent for path in paths] if kind in BY_FOLDER else paths)
     start = len(str(root))
-    files = SourceFiles(
-        SourceFile(str(path)[start:].lstrip("/"), sha256, status.st_size, path, status.st_mtime_ns)
-        for path, sha256, status, _ in Digests(downloads.with_name("digests"), root).of(paths)
-    )
-    if dataset == "mnist" and files[0].sha256 != EMBEDDED_MNIST_SHA256:
+    found = [
+        SourceFile(str(path)[start:].lstrip("/"), sha256, size_bytes, path)
+        for path, sha256, size_bytes, *_ in digests.of(paths)
+    ]
+    if dataset == "mnist" and found[0].sha256 != EMBEDDED_MNIST_SHA256:
         raise DatasetError(
             f"The embedded MNIST must have the SHA-256 {EMBEDDED_MNIST_SHA256}.",
-            received=files[0].sha256,
+            received=found[0].sha256,
             where=EMBEDDED_MNIST,
             advice="Restore the file, for instance with git checkout.",
         )
+    files = SourceFiles(found, remembered_in=digests.note)
     return DatasetSource(name=dataset_name(dataset, name), kind=kind, files=files)
 
 
@@ -137,21 +141,11 @@ def common_folder(paths: Sequence[Path]) -> Path:
 def open_dataset(source: DatasetSource, reading: Reading = AS_IT_IS) -> OpenedDataset:
     """The arrays of a dataset, declared sizes checked, nothing read yet.
 
-    Raises DatasetError when a file has changed, and as the functions in FORMATS do.
+    What is read of a file is what was digested. Raises DatasetError where it is no longer, and as
+    the functions in FORMATS do.
     """
-    check_unchanged(source)
-    return FORMATS[source.kind].open([file.path for file in source.files], reading)
-
-
-def check_unchanged(source: DatasetSource) -> None:
-    """Raise DatasetError when a file is no longer the one that was digested."""
-    rule = "A dataset must not change while it is read."
-    advice = "Run again when nothing writes to it."
-    for file in source.files:
-        with intact(rule, file.path, advice):
-            now = file.path.stat()
-            if (now.st_size, now.st_mtime_ns) != (file.size_bytes, file.modified_ns):
-                raise ValueError("another size or modification time")
+    opener = VerifiedFiles(source.files).open
+    return FORMATS[source.kind].open([file.path for file in source.files], opener, reading)
 
 
 def dataset_name(dataset: str, name: str | None = None) -> str:
@@ -159,7 +153,7 @@ def dataset_name(dataset: str, name: str | None = None) -> str:
 
     `name`, if it was chosen, or else the last part of its path that is not one of COMMON.
     """
-    parts = Path(os.path.abspath(_expanded(dataset))).parts  # noqa: PTH100 - pathlib's keeps ".."
+    parts = Path(os.path.abspath(expanded(dataset))).parts  # noqa: PTH100 - pathlib's keeps ".."
     stems = [ENDING.sub("", part) for part in parts[1:]] or [""]
     own = next((stem for stem in reversed(stems) if stem.lower() not in COMMON), stems[-1])
     called = artifact_name(name or (dataset if dataset in NAMES else own))
@@ -191,16 +185,12 @@ def _latin(character: str) -> str:
     return re.split(r"[ -]", name)[-1]
 
 
-def _expanded(path: str) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for unknown users
-
-
 def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]]:
     if dataset == "mnist":
         return "npz", [EMBEDDED_MNIST]
     if dataset in DOWNLOADS:
         return "idx", download(dataset, downloads / dataset, note)
-    place = _expanded(dataset).absolute()
+    place = require_utf8(expanded(dataset).absolute(), DatasetError)
     *known, last = [*NAMES, *(form.description for form in FORMATS.values())]
     rule = f"A dataset is {', '.join(known)}, or {last}."
     advice = "Check the spelling, the path, and the names of the files there."
@@ -212,8 +202,8 @@ def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]
         raise DatasetError(rule, received=received, where="--dataset", advice=advice) from error
     if len(found) == 1:
         return next(iter(found.items()))
-    if refused := REFUSED.files(place) if not found else []:
-        REFUSED.open(refused, AS_IT_IS)
+    if refused := refused_files(place) if not found else []:
+        open_refused(refused)
     if found:
         rule = "The files at a place must be one dataset."
         there = " and also ".join(FORMATS[kind].description for kind in found)

@@ -31,13 +31,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from io import BytesIO, FileIO
+from io import BufferedReader, BytesIO
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from tasks.errors import DatasetError, PipelineError
+from tasks.errors import DatasetError, PipelineError, reason_of
 from tasks.sources.examples import Picture
 from tasks.sources.stream import CHUNK_BYTES
 
@@ -198,7 +198,7 @@ def _plain_png(content: bytes) -> Header | None:
     return Header((rows, columns), colour, tuple(traits))
 
 
-def _any_header(content: bytes, file: FileIO | BytesIO, where: str) -> Header:
+def _any_header(content: bytes, file: BufferedReader | BytesIO, where: str) -> Header:
     file.seek(0)
     depth, kind = content[PNG_FIELDS][-2:] if PNG_START.match(content) else (0, None)
     with Image.open(file, formats=FORMATS) as image:
@@ -238,7 +238,7 @@ def decode(picture: Picture, shape: tuple[int, ...], *, resize: bool) -> np.ndar
         return np.asarray(image)
 
 
-def _whole(file: FileIO | BytesIO, where: str) -> bytes:
+def _whole(file: BufferedReader | BytesIO, where: str) -> bytes:
     size_bytes = file.seek(0, os.SEEK_END)
     if size_bytes > MOST_BYTES:
         raise DatasetError(
@@ -293,8 +293,8 @@ def _decodable(where: str) -> Iterator[None]:
         yield
     except PipelineError:
         raise
-    except Exception as error:  # Pillow's parsers raise what they happen to
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - Pillow's parsers raise what they happen to
+        reason = reason_of(error)
         if isinstance(error, UnidentifiedImageError):
             reason = "none of these, or damaged at its start"
         raise DatasetError(
@@ -302,7 +302,7 @@ def _decodable(where: str) -> Iterator[None]:
             received=reason,
             where=where,
             advice=REMOVE,
-        ) from error
+        ) from None
 
 
 def _pictures(number: int, kind: str = "") -> str:

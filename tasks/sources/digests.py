@@ -29,11 +29,12 @@ MOMENT_NS = 2_000_000_000  # longer than any file system's clock takes for a ste
 
 
 class Digested(NamedTuple):
-    """A file that was digested, and its status before that."""
+    """A file that was digested, and what it was like before that."""
 
     path: Path
     sha256: str
-    status: os.stat_result
+    size_bytes: int
+    touched_ns: int  # when it was last changed in any way
     mark: str  # size, times, number and place on the disk, name: as long as they are the same
 
 
@@ -41,7 +42,7 @@ class Digests:
     """What is known of the files of one place; `folder` holds it from run to run."""
 
     def __init__(self, folder: Path, place: Path) -> None:
-        self._note = folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+        self.note = folder / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
         self._name = slice(len(str(place)), None)  # of a path: what comes after the place
 
     def of(self, paths: list[Path]) -> list[Digested]:
@@ -55,11 +56,10 @@ class Digests:
     def _of(self, path: Path, known: Mapping[str, str]) -> Digested:
         try:
             status = path.stat()
-            mark = (
-                f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} "
-                f"{status.st_ino} {status.st_dev} {str(path)[self._name]}"
-            )
-            return Digested(path, known.get(mark) or sha256_of_file(path), status, mark)
+            mark = f"{_marks(status)} {str(path)[self._name]}"
+            sha256 = known.get(mark) or sha256_of_file(path)
+            touched_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+            return Digested(path, sha256, status.st_size, touched_ns, mark)
         except OSError:
             with intact(READABLE, path, "Check that the file exists and its permissions."):
                 raise
@@ -67,7 +67,7 @@ class Digests:
     def _known(self) -> dict[str, str]:
         """Digests by mark."""
         with suppress(OSError, ValueError):
-            digest, _, text = read_file(self._note).partition(b"\n")
+            digest, _, text = read_file(self.note).partition(b"\n")
             if hashlib.sha256(text).hexdigest().encode() == digest:
                 files = os.fsdecode(text).split("\0")
                 return {file[SHA256_LETTERS:]: file[:SHA256_LETTERS] for file in files}
@@ -75,13 +75,14 @@ class Digests:
 
     def _remember(self, found: Iterable[Digested]) -> None:
         settled = time.time_ns() - MOMENT_NS
-        known = [
-            each.sha256 + each.mark
-            for each in found
-            if max(each.status.st_mtime_ns, each.status.st_ctime_ns) < settled
-        ]
+        known = [each.sha256 + each.mark for each in found if each.touched_ns < settled]
         text = os.fsencode("\0".join(known))
         with suppress(OSError, StoreError):  # then they are read again
-            self._note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             seal = hashlib.sha256(text).hexdigest().encode()
-            write_atomically(self._note, seal + b"\n" + text)
+            write_atomically(self.note, seal + b"\n" + text)
+
+
+def _marks(status: os.stat_result) -> str:
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{status.st_size} {times} {status.st_ino} {status.st_dev}"

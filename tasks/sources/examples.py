@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ class Picture(NamedTuple):
     """A picture that is not decoded yet: where it is, for messages, and how its bytes open."""
 
     where: str
-    opened: Callable[[], Any]  # a binary file
+    opened: Callable[[], BufferedReader | BytesIO]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from tasks.errors import DatasetError
 from tasks.sources.archive import File, file_at, files_in_zip
 from tasks.sources.emnist import SWAPPED, class_names, is_emnist, names_read, transposed
 from tasks.sources.stream import AGAIN, ArrayStream, Converted, OpenedDataset, Read, Stream, intact
+from tasks.sources.verified import Opener, open_unverified
 
 IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",
@@ -45,6 +46,7 @@ NAME = re.compile(
 )
 GZIP_MAGIC = b"\x1f\x8b"
 DTYPES = {0x08: "u1", 0x0C: ">i4"}  # by the third byte
+IDX_MAGIC = re.compile(rb"\0\0[\x08-\x0e][\1-\x08]")
 QMNIST_MAGIC, QMNIST_COLUMNS = bytes([0, 0, 0x0C, 2]), 8
 
 
@@ -65,13 +67,13 @@ def idx_files(place: Path) -> list[Path]:
     return [file.path for file in chosen] + [path for path in mappings if path.is_file()]
 
 
-def open_idx_files(files: list[Path]) -> OpenedDataset:
+def open_idx_files(files: list[Path], opener: Opener = open_unverified) -> OpenedDataset:
     """The arrays of these files, or of those in a zip.
 
     Raises DatasetError if one is missing, if two are candidates for one array, and as `open_idx`.
     """
     zipped = len(files) == 1 and not NAME.fullmatch(files[0].name)
-    listed = files_in_zip(files[0]) if zipped else [file_at(path) for path in files]
+    listed = files_in_zip(files[0], opener) if zipped else [file_at(p, opener) for p in files]
     found = {part: _one_of(candidates) for part, candidates in _parts(listed).items()}
     without_test = not {"x_test", "y_test"} & found.keys()
     needed = [part for part in IDX_FILES if not (without_test and part.endswith("test"))]
@@ -118,7 +120,7 @@ def open_idx(file: File, dimensions: int) -> Stream:
         raise DatasetError(
             f"An IDX file of {axes}-dimensional {kind} starts with {magic.hex(' ')} "
             f"and {4 * axes} bytes of sizes.",
-            received=header.hex(" ") or "an empty file",
+            received=_start(header),
             where=file.where,
             advice="Check that the file is what its name says.",
         )
@@ -127,6 +129,13 @@ def open_idx(file: File, dimensions: int) -> Stream:
     sizes_bytes = size_bytes, file.stored_bytes
     stored = ArrayStream(file.where, dtype, shape, len(header), opened, *sizes_bytes)
     return _classes_of_qmnist(stored) if magic == QMNIST_MAGIC else stored
+
+
+def _start(header: bytes) -> str:
+    """What a file starts with, if it is an IDX file: of others nothing is told."""
+    if IDX_MAGIC.match(header):
+        return f"{header[:4].hex(' ')} and {len(header) - 4} bytes"
+    return "another start" if header else "an empty file"
 
 
 def _classes_of_qmnist(stored: ArrayStream) -> Converted:

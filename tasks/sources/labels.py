@@ -76,7 +76,7 @@ def _numbered(name: str, stream: Stream, known: dict[int | str, int]) -> Labels:
         if len(known) > MOST_CLASSES:
             raise DatasetError(
                 f"A dataset has at most {MOST_CLASSES} classes.",
-                received=[f"{len(known)} or more labels", *list(known)[:SHOWN], "…"],
+                received=f"{len(known)} or more labels",
                 where=stream.where,
                 advice="Check that these are labels, and not measurements or numbers of images.",
             )
@@ -120,7 +120,7 @@ def _of_one_hot(piece: np.ndarray, stream: Stream) -> np.ndarray:
     if piece.dtype.kind not in "buif" or not (ones | (piece == 0)).all():
         raise DatasetError(
             "Labels with two axes must be one-hot: a 1 in the column of the class, 0 elsewhere.",
-            received=f"shape {stream.shape}, {stream.dtype}, for instance {piece[0].tolist()}",
+            received=f"shape {stream.shape}, {stream.dtype}",
             where=stream.where,
             advice="Save one label for each image, for instance labels.argmax(axis=1).",
         )
@@ -149,7 +149,7 @@ def _name(label: int | str, names: Mapping[int, str] | None, streams: Mapping[st
     if len(name) > LONGEST_NAME:
         raise DatasetError(
             f"The name of a class has at most {LONGEST_NAME} letters.",
-            received=f"{len(name)}: {name[:20]}…",
+            received=f"{len(name)} letters",
             where=" and ".join(stream.where for stream in streams.values()),
             advice="Check that these are the names of classes, or shorten them.",
         )

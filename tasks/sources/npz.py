@@ -35,6 +35,7 @@ from tasks.sources.stream import (
     Stream,
     intact,
 )
+from tasks.sources.verified import Opener, open_unverified
 
 WHOLE = "An .npz dataset must be a whole zip archive of arrays that are plain or deflated."
 SAVE_AGAIN = "Copy it again, or save it with numpy.savez or numpy.savez_compressed."
@@ -79,23 +80,23 @@ def part_of(name: str, *, prefixed: bool = False) -> str:
     return f"{axes[0]}_{splits[0]}" if len(pair) == 2 and axes and splits else ""  # noqa: PLR2004
 
 
-def open_npz(files: Sequence[Path]) -> OpenedDataset:
+def open_npz(files: Sequence[Path], opener: Opener = open_unverified) -> OpenedDataset:
     """Check an archive's arrays against its directory, before anything is allocated.
 
     What only a checksum knows shows while `rows()` inflates. Raises DatasetError.
     """
     (path,) = files
-    members = [(file.name.removesuffix(".npy"), file) for file in _within(path)]
+    members = [(file.name.removesuffix(".npy"), file) for file in _within(path, opener)]
     parts = _parts([(key, part_of(key), file) for key, file in members], path.name)
     what = "MedMNIST" if MEDMNIST.issubset(key for key, _ in members) else "npz"
     return _opened_parts(parts, what)
 
 
-def open_npz_folder(files: Sequence[Path]) -> OpenedDataset:
+def open_npz_folder(files: Sequence[Path], opener: Opener = open_unverified) -> OpenedDataset:
     """Check four archives of one array each, as `open_npz`. Raises DatasetError."""
     named = []
     for path in files:
-        members = _within(path)
+        members = _within(path, opener)
         if len(members) != 1:
             raise DatasetError(
                 "A folder of .npz files has one array in each, as KMNIST's.",
@@ -107,8 +108,8 @@ def open_npz_folder(files: Sequence[Path]) -> OpenedDataset:
     return _opened_parts(_parts(named, str(files[0].parent)), "KMNIST")
 
 
-def _within(path: Path) -> list[File]:
-    return files_in_zip(path, WHOLE, SAVE_AGAIN)
+def _within(path: Path, opener: Opener) -> list[File]:
+    return files_in_zip(path, opener, WHOLE, SAVE_AGAIN)
 
 
 def _parts(named: list[tuple[str, str, File]], where: str) -> dict[str, tuple[str, File]]:
@@ -174,5 +175,5 @@ def _open_member(file: File) -> ArrayStream | FortranStream:
 
 @contextmanager
 def _opened(file: File) -> Iterator[Read]:
-    with intact(WHOLE, file.path.name, SAVE_AGAIN), file.opened() as member:
+    with intact(WHOLE, file.where, SAVE_AGAIN), file.opened() as member:
         yield member.read

@@ -30,6 +30,7 @@ from tasks import IMPORTS
 from tasks.errors import DatasetError
 from tasks.sources.examples import LONGEST_LABEL, LabelStream, Picture
 from tasks.sources.stream import AGAIN, OpenedDataset, Stream, intact
+from tasks.sources.verified import Opener, open_unverified
 
 SPLIT_NAMES = {  # what the names of files and folders start with
     "train": re.compile(r"train(ing)?(?![a-z])", re.IGNORECASE),
@@ -52,6 +53,7 @@ class Shard(NamedTuple):
     """One file: which of its columns are meant, and how many rows it has."""
 
     path: Path
+    opener: Opener
     image: str
     label: str
     rows: int
@@ -80,6 +82,7 @@ def parquet_files(place: Path) -> list[Path]:
 
 def open_parquet(
     files: Sequence[Path],
+    opener: Opener = open_unverified,
     *,
     image_size: tuple[int, int] | None = None,
     grayscale: bool = False,
@@ -96,7 +99,7 @@ def open_parquet(
     splits: dict[str, list[Shard]] = {}
     for path in files:
         split = (_split_of(path) if len(files) > 1 else None) or "train"
-        splits.setdefault(split, []).append(_opened(path))
+        splits.setdefault(split, []).append(_opened(path, opener))
     found = survey(p for s in splits.values() for piece in _pieces(s, BATCH) for p in piece)
     shape = found.shape(image_size, grayscale=grayscale)
     names = _common_names([shard for shards in splits.values() for shard in shards])
@@ -174,9 +177,9 @@ def _some(paths: Sequence[Path]) -> str:
     return ", ".join(path.name for path in paths[:SHOWN]) + (", …" if paths[SHOWN:] else "")
 
 
-def _opened(path: Path) -> Shard:
+def _opened(path: Path, opener: Opener) -> Shard:
     """Check a file's columns. Raises DatasetError."""
-    schema, rows = _schema(path)
+    schema, rows = _schema(path, opener)
     image, label = (_column(schema, names, path) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
     _check_types(schema, image, label, path)
     if not 0 < rows <= path.stat().st_size:  # a picture has a byte at least
@@ -186,14 +189,14 @@ def _opened(path: Path) -> Shard:
             where=path.name,
             advice=AGAIN,
         )
-    return Shard(path, image, label, rows)
+    return Shard(path, opener, image, label, rows)
 
 
-def _schema(path: Path) -> tuple[Any, int]:
+def _schema(path: Path, opener: Opener) -> tuple[Any, int]:
     import pyarrow.parquet as pq
 
-    with intact(WHOLE, path.name, AGAIN), pq.ParquetFile(path) as file:
-        return file.schema_arrow, file.metadata.num_rows
+    with intact(WHOLE, path.name, AGAIN), opener(path) as file, pq.ParquetFile(file) as opened:
+        return opened.schema_arrow, opened.metadata.num_rows
 
 
 def _column(schema: Any, names: Sequence[str], path: Path) -> str:
@@ -243,9 +246,10 @@ def _batches(shard: Shard, column: str, rows: int) -> Iterator[tuple[int, Any]]:
     start = 0
     with (
         intact(WHOLE, shard.path.name, AGAIN),
-        pq.ParquetFile(shard.path, pre_buffer=False, buffer_size=1 << 20) as file,
+        shard.opener(shard.path) as file,
+        pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as opened,
     ):
-        for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+        for batch in opened.iter_batches(rows, columns=[column], use_threads=False):
             yield start, batch.column(0)
             start += len(batch)
         if start != shard.rows:
@@ -287,9 +291,10 @@ def _checked(column: Any, start: int, shard: Shard, names: Mapping[int, str] | N
     if not wrong.any():
         return labels.astype(np.int64 if pt.is_integer(column.type) else np.str_)
     row = int(np.argmax(wrong))
+    label = labels[row]
     raise DatasetError(
         "A label names a class.",
-        received=repr(labels[row])[:LONGEST_LABEL],
+        received=f"a text of {len(label)} letters" if isinstance(label, str) else label,
         where=f"{shard.path.name}, row {start + row}, column {shard.label}",
         advice="Labels of -1, or none, are hidden from who takes part in a competition: nothing "
         "can be learned from such a file, or measured on it. Take it away.",
@@ -305,8 +310,8 @@ def _is_label(label: Any, names: Mapping[int, str] | None) -> bool:
 
 
 def _common_names(shards: Sequence[Shard]) -> dict[int, str] | None:
-    names = _names(shards[0].path, shards[0].label)
-    if other := [s.path for s in shards if _names(s.path, s.label) != names]:
+    names = _names(shards[0])
+    if other := [shard.path for shard in shards if _names(shard) != names]:
         raise DatasetError(
             "All files of a Parquet dataset must name the same classes in the same order.",
             received=f"others in {_some(other)} than in {shards[0].path.name}",
@@ -316,11 +321,11 @@ def _common_names(shards: Sequence[Shard]) -> dict[int, str] | None:
     return names
 
 
-def _names(path: Path, label: str) -> dict[int, str] | None:
+def _names(shard: Shard) -> dict[int, str] | None:
     """The names of the classes as the library datasets notes them; None: there are none."""
-    metadata = _schema(path)[0].metadata or {}
+    metadata = _schema(shard.path, shard.opener)[0].metadata or {}
     with suppress(ValueError, KeyError, TypeError):  # somebody else's notes, or none
-        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][shard.label]["names"]
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return dict(enumerate(names)) or None
     return None

@@ -21,7 +21,6 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from io import FileIO
 from itertools import groupby, pairwise, permutations
 from operator import attrgetter
 from pathlib import Path
@@ -33,6 +32,7 @@ from tasks import IMPORTS
 from tasks.errors import DatasetError
 from tasks.sources.examples import LabelStream, Picture
 from tasks.sources.stream import OpenedDataset, Stream, intact
+from tasks.sources.verified import Opener, open_unverified
 
 SPLIT_FOLDERS = {  # by name, in lower case
     **dict.fromkeys(("train", "training"), "train"),
@@ -80,6 +80,7 @@ def picture_files(place: Path) -> list[Path]:
 
 def open_pictures(
     files: Sequence[Path],
+    opener: Opener = open_unverified,
     *,
     image_size: tuple[int, int] | None = None,
     grayscale: bool = False,
@@ -98,12 +99,12 @@ def open_pictures(
     if layout.problems:
         raise layout.problems[0]
     names = _same_classes(splits, root)
-    found = survey(_picture(path) for path in _paths(splits))
+    found = survey(_picture(path, opener) for path in _paths(splits))
     shape = found.shape(image_size, grayscale=grayscale)
     streams: dict[str, Stream] = {}
     for split, classes in splits.items():
         paths = _paths({split: classes})
-        where, pieces = str(paths[0].parents[1]), partial(_pieces, paths)
+        where, pieces = str(paths[0].parents[1]), partial(_pieces, paths, opener)
         resize = image_size is not None
         streams[f"x_{split}"] = PictureStream(where, (len(paths), *shape), resize, pieces)
         counts = [len(classes[name]) for name in names]
@@ -117,15 +118,15 @@ def _paths(splits: Mapping[str, Classes]) -> list[Path]:
     return [path for classes in splits.values() for paths in classes.values() for path in paths]
 
 
-def _picture(path: Path) -> Picture:
-    return Picture(str(path), partial(FileIO, path))
+def _picture(path: Path, opener: Opener) -> Picture:
+    return Picture(str(path), partial(opener, path))
 
 
-def _pieces(paths: Sequence[Path], most: int) -> Iterator[list[Picture]]:
+def _pieces(paths: Sequence[Path], opener: Opener, most: int) -> Iterator[list[Picture]]:
     """The first is small: whoever only looks at some pictures decodes few."""
     starts = [0, *range(min(FIRST, most, len(paths)), len(paths), most), len(paths)]
     for start, end in pairwise(starts):
-        yield list(map(_picture, paths[start:end]))
+        yield [_picture(path, opener) for path in paths[start:end]]
 
 
 def _splits_of(files: Sequence[Path]) -> tuple[Path, dict[str, Classes]]:

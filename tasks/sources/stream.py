@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tasks.errors import DatasetError
+from tasks.errors import DatasetError, reason_of
 
 CHUNK_BYTES = 4 << 20
 FIRST_BYTES = 1 << 16  # of the first piece: whoever only looks at some images reads few
@@ -183,5 +183,5 @@ def intact(rule: str, where: str | Path, advice: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DatasetError(rule, received=reason, where=where, advice=advice) from error
+        received = reason_of(error)
+        raise DatasetError(rule, received=received, where=where, advice=advice) from None

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from io import BufferedReader, BytesIO, FileIO
+from io import BufferedReader, BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -34,11 +34,10 @@ from tasks.sources.archive import file_at
 from tasks.sources.emnist import SWAPPED, class_names, is_emnist, names_read, transposed
 from tasks.sources.examples import LONGEST_LABEL, LabelStream, numbers_or_names
 from tasks.sources.stream import AGAIN, OpenedDataset, Stream, intact
+from tasks.sources.verified import Opener, open_unverified
 
 TABLE = re.compile(r".+\.csv(\.gz)?", re.IGNORECASE)
-EMNIST = re.compile(
-    r"(emnist.*-)(train|test)\.csv(\.gz)?", re.IGNORECASE
-)  # has a mapping beside it
+EMNIST = re.compile(r"(emnist.*-)(train|test)\.csv(\.gz)?", re.IGNORECASE)
 SPLIT_NAMES = {  # in file names
     "train": re.compile(r"train", re.IGNORECASE),
     "validation": re.compile(r"(?<![a-z])(val|valid|validation)(?![a-z])", re.IGNORECASE),
@@ -82,6 +81,7 @@ class Table:
     """A stream of images (image, row, column) uint8, parsed from the lines of a table."""
 
     path: Path
+    opener: Opener
     form: Form
     images: int
     first_line: int  # of an image, counted from 1
@@ -101,7 +101,7 @@ class Table:
     def rows(self) -> Iterator[np.ndarray]:
         """Parse consecutive pieces. Raises DatasetError, which names line and pixel."""
         number = self.first_line
-        with _opened(self.path) as file:
+        with _opened(self.path, self.opener) as file:
             for _ in range(1, number):
                 file.readline()
             lines = file.readlines(FIRST_BYTES)
@@ -143,7 +143,7 @@ def table_files(place: Path) -> list[Path]:
     return _with_mapping(tables) if "train" in found else []
 
 
-def open_tables(files: Sequence[Path]) -> OpenedDataset:
+def open_tables(files: Sequence[Path], opener: Opener = open_unverified) -> OpenedDataset:
     """Read the labels, and check that each line has as many fields as it must have.
 
     x_… are (image, row, column) uint8, y_… (image,) int64 or text. Raises DatasetError for a
@@ -154,7 +154,7 @@ def open_tables(files: Sequence[Path]) -> OpenedDataset:
     tables = [path for path in files if TABLE.fullmatch(path.name)]
     for path in tables:
         split = _split_of(path) if len(tables) > 1 else "train"
-        table, labels = _surveyed(path)
+        table, labels = _surveyed(path, opener)
         images = transposed(table) if is_emnist(path.name) else table
         streams |= {f"x_{split}": images, f"y_{split}": LabelStream(path.name, labels)}
         form = table.form
@@ -164,7 +164,7 @@ def open_tables(files: Sequence[Path]) -> OpenedDataset:
         )
     if is_emnist(tables[0].name):
         notes.append(SWAPPED)
-    for mapping in map(file_at, files[len(tables) :]):
+    for mapping in (file_at(path, opener) for path in files[len(tables) :]):
         names = class_names(mapping)
         notes.append(names_read(mapping))
     if beside := [path.name for path in _tables_in(files[0].parent) if path not in files]:
@@ -220,11 +220,11 @@ class Labels:
         return numbers_or_names(self.texts)[np.frombuffer(self.numbers, np.uint16)]
 
 
-def _surveyed(path: Path) -> tuple[Table, np.ndarray]:
+def _surveyed(path: Path, opener: Opener) -> tuple[Table, np.ndarray]:
     """Go through all lines once, without parsing what is in them, but for the labels."""
     form: Form | None = None
     first, labels = 1, Labels()
-    with _opened(path) as file:
+    with _opened(path, opener) as file:
         for number, line in _numbered_lines(file, path.name):
             where = f"{path.name}, line {number}"
             if form is None:
@@ -240,7 +240,7 @@ def _surveyed(path: Path) -> tuple[Table, np.ndarray]:
             where=path.name,
             advice=AGAIN,
         )
-    return Table(path, form, len(labels.numbers), first), labels.values()
+    return Table(path, opener, form, len(labels.numbers), first), labels.values()
 
 
 def _numbered_lines(file: Any, name: str) -> Iterator[tuple[int, bytes]]:
@@ -260,13 +260,14 @@ def _numbered_lines(file: Any, name: str) -> Iterator[tuple[int, bytes]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, opener: Opener) -> Iterator[Any]:
     rule = "A file must be readable and, if it is compressed, inflate without error."
     with intact(rule, path.name, AGAIN), ExitStack() as opened:
-        raw: Any = opened.enter_context(FileIO(path))
-        if raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
-            raw = opened.enter_context(gzip.open(path))
+        raw: Any = opened.enter_context(opener(path))
+        zipped = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         raw.seek(0)
+        if zipped:
+            raw = opened.enter_context(gzip.open(raw))
         file = BufferedReader(raw, BUFFER_BYTES)  # gzip's own reads line by line in Python
         if file.peek(len(BYTE_ORDER_MARK)).startswith(BYTE_ORDER_MARK):
             file.read(len(BYTE_ORDER_MARK))
@@ -302,7 +303,7 @@ def _label(written: bytes, where: str) -> str:
         return label
     raise DatasetError(
         f"A label has 1 to {LONGEST_LABEL} letters.",
-        received=f"{label[:20]}…" if label else "an empty cell",
+        received=f"{len(label)} letters" if label else "an empty cell",
         where=where,
         advice=CORRECT,
     )
@@ -361,7 +362,7 @@ def _no_labels(names: Sequence[str], where: str) -> DatasetError:
     return DatasetError(
         "The first column of a table, or the last, is named "
         f"{', '.join(LABEL_NAMES[:-1])} or {LABEL_NAMES[-1]}.",
-        received=", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else ""),
+        received=f"a header of {len(names):,} names",
         where=where,
         advice=advice,
     )
@@ -386,7 +387,7 @@ def _size(names: Sequence[str], where: str) -> tuple[int, int]:
 def _wrong_order(names: Sequence[str], where: str) -> DatasetError:
     return DatasetError(
         "The pixels of a table must come row by row, with none left out.",
-        received=", ".join(names[:SHOWN]) + ", …",
+        received=", ".join(re.sub(r"^\D+", "", name) for name in names[:SHOWN]) + ", …",
         where=where,
         advice="Put the columns in order.",
     )
@@ -445,7 +446,7 @@ def _bad_pixel(lines: Sequence[bytes], number: int, form: Form, name: str) -> Da
         pixels = fields[1:] if form.label == 0 else fields[:-1]
         wrong = [place for place, text in enumerate(pixels, 1) if not _is_pixel(text)]
         if wrong:
-            received = repr(pixels[wrong[0] - 1][:20]) if pixels[wrong[0] - 1] else "an empty cell"
+            received = _shown(pixels[wrong[0] - 1])
             where = f"{name}, line {line_number}, pixel {wrong[0]}"
             break
     return DatasetError(
@@ -454,6 +455,11 @@ def _bad_pixel(lines: Sequence[bytes], number: int, form: Form, name: str) -> Da
         where=where,
         advice=CORRECT,
     )
+
+
+def _shown(text: str) -> str:
+    """A cell, if it is a number: of text, nothing is told."""
+    return repr(text[:20]) if _is_number(text) else "text" if text else "an empty cell"
 
 
 def _is_pixel(text: str) -> bool:

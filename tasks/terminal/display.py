@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from tasks.errors import visible
 from tasks.orchestration.account import Listener
 from tasks.records import EpochMetrics, RunSummary, StageRecord
 
@@ -163,7 +164,7 @@ class ConsoleHandler(RichHandler):
 
     def format(self, record: logging.LogRecord) -> str:
         """Only the message: time and level have columns of their own."""
-        return logging.Formatter().format(record)
+        return visible(logging.Formatter().format(record))
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to show a record."""

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 
@@ -57,7 +58,12 @@ def main() -> None:
     for name, command in SERVERS.items():
         with tempfile.TemporaryDirectory() as folder:
             stack = Operated(Path(folder), database="")
-            print(f"{name:<22}", loaded(stack, command, options.minutes, options.runs), flush=True)
+            try:
+                said = loaded(stack, command, options.minutes, options.runs)
+            finally:
+                for process in list(stack.processes):
+                    stack.stop(process)
+            print(f"{name:<22}", said, flush=True)
 
 
 def loaded(stack: Operated, server: tuple[str, ...], minutes: float, runs: int) -> str:
@@ -71,11 +77,11 @@ def loaded(stack: Operated, server: tuple[str, ...], minutes: float, runs: int) 
     stack.start_worker()
     end = time.monotonic() + 60 * minutes
 
-    def until_then(act: Callable[[], object]) -> int:
-        done = 0
+    def until_then(act: Callable[[], object]) -> Counter[bool]:
+        """How often it was done (True), and how often it was not, as the server failed (False)."""
+        done: Counter[bool] = Counter()
         while time.monotonic() < end:
-            act()
-            done += 1
+            done[is_done(act)] += 1
         return done
 
     write_dataset(stack.folder / "stripes.npz")
@@ -83,16 +89,25 @@ def loaded(stack: Operated, server: tuple[str, ...], minutes: float, runs: int) 
         running = [pool.submit(until_then, partial(run_on, stack)) for _ in range(runs)]
         asking = [pool.submit(until_then, partial(ask, stack)) for _ in range(2)]
         scheduled = pool.submit(until_then, lambda: (stack.submit(), time.sleep(20)))
-    counts = [sum(each.result() for each in group) for group in (running, [scheduled], asking)]
+    groups = {"runs from a terminal": running, "by the worker": [scheduled], "visits": asking}
+    counts = {
+        what: sum((each.result() for each in group), Counter()) for what, group in groups.items()
+    }
     time.sleep(20)
     log = stack.log("server")
-    for process in list(stack.processes):
-        stack.stop(process)
+    stack.stop("server")
     said = {what: len(re.findall(text, log)) for what, text in COMPLAINTS.items()}
-    return (
-        f"{counts[0]} runs from a terminal, {counts[1]} by the worker, {counts[2]} visits: "
-        f"{said}, states without event {missing_events(stack)}"
-    )
+    told = (f"{sum(n.values())} {what} ({n[False]} failed)" for what, n in counts.items())
+    return f"{', '.join(told)}: {said}, states without event {missing_events(stack)}"
+
+
+def is_done(act: Callable[[], object]) -> bool:
+    """Whether the server let it be done."""
+    try:
+        act()
+    except (httpx.HTTPError, subprocess.CalledProcessError):
+        return False
+    return True
 
 
 def run_on(stack: Operated) -> None:
@@ -100,27 +115,20 @@ def run_on(stack: Operated) -> None:
     dataset = str(stack.folder / "stripes.npz")
     command = [sys.executable, PROGRAM, "--dataset", dataset, "--epochs", "2", "--refresh"]
     command += folders_in(stack.folder)
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**stack.environment, **stack.stack.client},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
+    environment = {**stack.environment, **stack.stack.client}
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
 
 
 def ask(stack: Operated) -> None:
     """What a page of the UI does."""
     login = tuple(stack.stack.server[AUTH].split(":"))
-    headers = {"Prefect-Csrf-Client": "load"}
+    visitor = str(uuid4())
+    headers = {"Prefect-Csrf-Client": visitor}
     with httpx.Client(base_url=stack.stack.api_url, auth=login, timeout=60.0) as client:
-        token = client.get("/csrf-token", params={"client": "load"}).json()["token"]
+        token = client.get("/csrf-token", params={"client": visitor}).json()["token"]
         headers["Prefect-Csrf-Token"] = token
         for path in ASKED:
-            client.post(f"/{path}", json={}, headers=headers)
+            client.post(f"/{path}", json={}, headers=headers).raise_for_status()
     time.sleep(1)
 
 

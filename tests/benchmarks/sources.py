@@ -23,12 +23,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tasks.records import AS_IT_IS
-from tasks.sources.catalogue import EMBEDDED_MNIST, FORMATS
+from tasks.sources.catalogue import EMBEDDED_MNIST, find_dataset, open_dataset
 from tasks.sources.decoding import THREADS
-from tasks.sources.pictures import open_pictures, picture_files
 from tasks.sources.stream import OpenedDataset
-from tasks.sources.tables import open_tables, table_files
 
 
 def write(folder: Path, images: int) -> None:
@@ -64,13 +61,17 @@ def decode_with_pillow(paths: list[Path], count: int) -> np.ndarray:
 
 def times(folder: Path, rounds: int) -> dict[str, float]:
     """Median seconds of each way of reading, taken in turn."""
-    paths, tables = picture_files(folder / "pictures"), table_files(folder)
+    pictures, table = (
+        find_dataset(str(place), folder / "downloads")
+        for place in (folder / "pictures", folder / "train.csv")
+    )
+    paths = [file.path for file in pictures.files]
     ways: dict[str, Callable[[], Any]] = {
         "Pillow, 1 thread": lambda: decode_with_pillow(paths, 1),
         f"Pillow, {THREADS} threads": lambda: decode_with_pillow(paths, THREADS),
-        "pictures": lambda: read(open_pictures(paths)),
-        "pandas": lambda: pd.read_csv(tables[0]),
-        "table": lambda: read(open_tables(tables)),
+        "pictures": lambda: read(open_dataset(pictures)),
+        "pandas": lambda: pd.read_csv(table.files[0].path),
+        "table": lambda: read(open_dataset(table)),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
@@ -85,9 +86,7 @@ def times(folder: Path, rounds: int) -> dict[str, float]:
 
 def read_place(place: Path) -> int:
     """Whatever is recognised there."""
-    found = {name: files for name, form in FORMATS.items() if (files := form.files(place))}
-    ((name, files),) = found.items()
-    return read(FORMATS[name].open(files, AS_IT_IS))
+    return read(open_dataset(find_dataset(str(place), place.parent / "downloads")))
 
 
 def main() -> None:

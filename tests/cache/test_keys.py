@@ -40,7 +40,7 @@ def files(*contents: str) -> DatasetSource:
         name="tiny",
         kind="idx",
         files=SourceFiles(
-            SourceFile(name=name, sha256=64 * digit, size_bytes=1, path=Path(name), modified_ns=1)
+            SourceFile(name=name, sha256=64 * digit, size_bytes=1, path=Path(name))
             for name, digit in zip("abcdef", contents, strict=False)
         ),
     )

@@ -293,6 +293,20 @@ class TestRestore:
             restore_in(other, archive)
         assert files_below(other) == {f"{place}/mine"}
 
+    def test_leaves_the_secrets_that_a_command_has_made_meanwhile(
+        self, archive: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[Stack] = []
+
+        def meanwhile(*places: Path) -> None:
+            made.append(open_stack(places[0], {}))
+
+        monkeypatch.setattr("deployments.archive._require_free", meanwhile)
+        with pytest.raises(PipelineError):
+            restore_in(other, archive)
+        assert open_stack(other / "stack", {}) == made[0]
+        assert {path.name for path in other.iterdir()} == {"stack"}
+
     def test_moves_aside_what_lies_there_when_asked(self, archive: Path, other: Path) -> None:
         for place in ("stack", "models"):
             (other / place).mkdir(parents=True)

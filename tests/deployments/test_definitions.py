@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import pytest
@@ -135,6 +136,36 @@ def test_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "prefect.yaml"
     path.write_text(text)
     assert refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "deployments: [{name: daily}]\ndefinitions: &a {password: sekrit\n  b}: ]",
+        "definitions: 'sekrit",
+        "definitions: {password: sekrit, sekrit}]",
+        "definitions: sekrit\x00",
+        "definitions: sekrit\ndeployments: [sekrit]",
+        "sekrit",
+    ],
+)
+def test_refusal_does_not_repeat_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "prefect.yaml"
+    path.write_text(text)
+    with pytest.raises(PipelineError) as error:
+        read_deployments(path)
+    assert "sekrit" not in "".join(format_exception(error.value))
+
+
+def test_refusal_does_not_repeat_a_job_variable(tmp_path: Path) -> None:
+    said = refusal(write(tmp_path, in_pool(job_variables={"stream_output": "sekrit"})))
+    assert said.startswith("daily.work_pool.job_variables.stream_output: this is not")
+
+
+@pytest.mark.parametrize("name", ["command", "env", "working_dir"])
+def test_run_is_told_no_command(tmp_path: Path, name: str) -> None:
+    said = refusal(write(tmp_path, in_pool(job_variables={name: "touch /tmp/x"})))
+    assert f"Additional properties are not allowed ('{name}' was unexpected)" in said
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,10 +20,12 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun, Worker, WorkerStatus, WorkPool
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.server.utilities.messaging.memory import Subscription, Topic
 from prefect.settings import PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Crashed, Running, State
 from prefect.utilities.templating import apply_values
+from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import doctor
 from deployments.__main__ import main
@@ -35,7 +38,7 @@ from deployments.automations import (
 )
 from deployments.commands import ROOT, by_hand
 from deployments.definitions import POOLS, Deployment, job_template, read_deployments
-from deployments.deploy import deploy_file, deployment_names
+from deployments.deploy import deploy_file, deployment_names, make_pool
 from deployments.doctor import Finding
 from deployments.recovery import FLOW_NAME, why_not
 from flows.mnist_flow import mnist_flow
@@ -277,6 +280,35 @@ def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001
             client.delete_automation(automation.id)
 
 
+RUNS_A_COMMAND = {"command": "touch here", "env": {"PYTHONPATH": "."}, "working_dir": "/"}
+
+
+@pytest.mark.parametrize(("name", "kind"), POOLS.items())
+def test_run_that_brings_a_command_is_refused_and_would_not_run_it(
+    client: SyncPrefectClient, name: str, kind: str
+) -> None:
+    template = job_template(kind)
+    client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template={}))
+    assert list(make_pool(client, name, kind)) == [f"changed the work pool {name}"]
+    assert list(make_pool(client, name, kind)) == []
+    assert client.read_work_pool(name).base_job_template == template
+    flow = client.create_flow_from_name("commanded")
+    deployment = client.create_deployment(flow, f"in-{name}", work_pool_name=name)
+    with pytest.raises(PrefectHTTPStatusError, match="'command' was unexpected"):
+        client.create_flow_run_from_deployment(
+            deployment, job_variables={"command": RUNS_A_COMMAND["command"]}
+        )
+    assert "touch here" not in str(apply_values(template["job_configuration"], RUNS_A_COMMAND))
+
+
+def test_process_of_a_run_has_the_workers_environment_and_folder() -> None:
+    made = ProcessJobConfiguration.from_template_and_values(job_template("process"), RUNS_A_COMMAND)
+    configuration = asyncio.run(made)
+    assert configuration.command is None
+    assert configuration.env == {}
+    assert configuration.working_dir is None
+
+
 def test_changed_automation_keeps_the_actions_that_it_had(client: SyncPrefectClient) -> None:
     """Those that say nothing but their type, too: a block is made, and they are told to it."""
     name = "mnist: a run takes too long"
@@ -482,6 +514,12 @@ class TestDoctor:
         pool = WorkPool(name="mnist", type="process", is_paused=True)
         here = worker_seen(timedelta(seconds=1), WorkerStatus.ONLINE)
         assert verdicts(doctor.attended(pool, [here])) == ["WRONG", "ok"]
+
+    def test_pool_with_another_job_template_is_wrong(self) -> None:
+        pool = WorkPool(name="mnist", type="process", base_job_template={})
+        assert verdicts(doctor.templated(pool)) == ["WRONG"]
+        pool.base_job_template = job_template("process")
+        assert verdicts(doctor.templated(pool)) == []
 
     def test_pool_that_nobody_looks_after_says_how_to_get_rid_of_it(self) -> None:
         (finding,) = doctor.attended(WorkPool(name="mnist-docker", type="docker"), [])

@@ -129,10 +129,15 @@ def test_request_without_the_password_is_refused(
     assert response.status_code in {401, 403}
 
 
-@pytest.mark.parametrize("path", ["/api/health", "/"])
+@pytest.mark.parametrize("path", ["/api/health", "/api/ready", "/ui-settings", "/"])
 def test_health_and_the_page_of_the_ui_need_no_password(stack: Operated, path: str) -> None:
     page = stack.stack.api_url.removesuffix("/api") + path
     assert httpx.get(page, follow_redirects=True).is_success
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+def test_pages_about_the_api_are_closed(stack: Operated, path: str) -> None:
+    assert httpx.get(stack.stack.pages + path).status_code == 404
 
 
 @pytest.mark.parametrize("channel", ["/events/in", "/events/out", "/logs/out"])
@@ -146,6 +151,17 @@ def test_websocket_without_the_password_is_closed(stack: Operated, channel: str)
             return int(ws.close_code or 0)
 
     assert asyncio.run(close_code()) == 1008  # a policy was violated
+
+
+def test_websocket_that_says_nothing_is_closed(stack: Operated) -> None:
+    url = stack.stack.api_url.replace("http", "ws", 1) + "/events/in"
+
+    async def close_code() -> int:
+        async with websockets.connect(url, subprotocols=[websockets.Subprotocol("prefect")]) as ws:
+            await ws.wait_closed()
+            return int(ws.close_code or 0)
+
+    assert asyncio.run(close_code()) == 1008
 
 
 def test_request_with_the_password_and_without_a_csrf_token_is_refused(stack: Operated) -> None:

@@ -118,7 +118,7 @@ def test_another_number_of_threads_in_one_process_is_refused() -> None:
 
 def test_model_is_loaded_for_the_number_of_threads_of_its_plan(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="Received: 3 threads after 2"):
-        load_model(tmp_path / "model.keras", "mlp", 3, made())
+        load_model(tmp_path / "model.keras", "mlp", 3, 0, made())
 
 
 @pytest.mark.parametrize("plan", ["plan", "screening"])

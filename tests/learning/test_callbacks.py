@@ -55,29 +55,6 @@ def test_callback_that_hears_of_batches_is_served_by_keras(
     ]
 
 
-@pytest.mark.parametrize("hook", ["on_batch_end", "on_batch_begin", "on_train_batch_end"])
-def test_hook_for_batches_that_a_callback_has_on_its_own_is_called(
-    hook: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A LambdaCallback, and any other whose hook is no method of its class."""
-    heard: list[int] = []
-
-    def listen(batch: int, logs: object = None) -> None:
-        del logs
-        heard.append(batch)
-
-    assigned = keras.callbacks.Callback()
-    setattr(assigned, hook, listen)
-    with caplog.at_level(logging.WARNING, "tasks.learning.training"):
-        for callback in (keras.callbacks.LambdaCallback(**{hook: listen}), assigned):
-            train(PLAN, callbacks=[callback])
-    assert heard == [0, 1, 2] * 2 * 2  # 48 images by 16, twice, with either callback
-    assert said_by_the_trainer(caplog) == [
-        "trained by Keras's own loop: LambdaCallback wants to hear of batches",
-        "trained by Keras's own loop: Callback wants to hear of batches",
-    ]
-
-
 def test_model_that_xla_cannot_compile_is_compiled_as_a_graph(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -150,25 +127,6 @@ def test_validation_data_is_given_the_shape_that_the_model_takes(
     assert len(history["val_loss"]) == 2
     assert history["val_loss"][-1] == pytest.approx(loss, rel=1e-5)
     assert history["val_accuracy"][-1] == pytest.approx(accuracy)
-
-
-@pytest.mark.parametrize("others", [[], [HearsOfBatches()]], ids=["compiled", "by Keras"])
-def test_callbacks_hear_of_the_evaluation_after_each_epoch(
-    others: list[keras.callbacks.Callback],
-) -> None:
-    heard: list[object] = []
-
-    def hear_batch(batch: int, logs: object) -> None:
-        del logs
-        heard.append(batch)
-
-    listener = keras.callbacks.LambdaCallback(
-        on_test_begin=lambda _: heard.append("begins"),
-        on_test_batch_end=hear_batch,
-        on_test_end=lambda _: heard.append("ends"),
-    )
-    train(PLAN, callbacks=[listener, *others], validation_data=noise(20, 48, 3))
-    assert heard == ["begins", 0, "ends"] * 2
 
 
 def test_early_stopping_stops() -> None:

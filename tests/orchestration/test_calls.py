@@ -14,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from own_stages import break_results_of_halve, double, fail, halve
+from own_stages import break_results_of_halve, double, fail, halve, identify
 from prefect import State, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.cache.blobs import Store, sha256_of_file
+from tasks.learning.own_model import find_own_model
 from tasks.orchestration.account import Account
 from tasks.orchestration.run import healing, stored_run
 from tasks.orchestration.stage import stage
@@ -96,6 +97,22 @@ def test_mapped_calls_are_all_kept(settings: RunSettings) -> None:
 
     assert first == again
     assert list(account.values()) == 3 * [("cached", "unchanged")]
+
+
+def test_result_of_a_model_whose_imports_cannot_be_followed_is_not_kept(
+    settings: RunSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "nets.py"
+    path.write_text("import importlib\nhelper = importlib.import_module(f'help{er}')\n")
+
+    def body(store: Store) -> Metrics:
+        return identify(find_own_model(f"{path}:helper"), store)
+
+    for _ in range(2):
+        _, account = run(body, settings)
+        assert account == {"identify": ("computed", "inputs that no key can be made of")}
+    told = "identify is not kept: imports that cannot be followed: nets.py, line 2: import"
+    assert told in caplog.text
 
 
 def test_damage_is_healed(settings: RunSettings) -> None:

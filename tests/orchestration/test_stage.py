@@ -233,7 +233,7 @@ class TestChanges:
     ) -> None:
         before = fingerprint_of("tasks.validate").libraries["pandera"]
         monkeypatch.setattr(
-            "tasks.cache.keys._version",
+            "tasks.cache.keys.version_of",
             lambda name: "99.0" if name == "pandera" else metadata.version(name),
         )
         start_again(monkeypatch)

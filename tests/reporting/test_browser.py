@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from uuid import UUID
 import numpy as np
 import pytest
 from browser import (
+    FOREIGN,
     GENERATIONS,
+    HOSTILE_NAMES,
     ChromiumMissingError,
     Scheme,
     chromium,
@@ -70,6 +72,7 @@ class Seen:
     url: str
     first: dict[str, Any]
     summary: dict[str, Any]
+    hostile: dict[str, Any]
     failed_id: str
     failed_report: Path
 
@@ -85,7 +88,9 @@ def seen(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with prefect_server_in(home) as url:
         environment = {**environment_in(home), "PREFECT_API_URL": url}
 
-        def run_on(name: str, arrays: Arrays, *options: str, status: int = 0) -> dict[str, Any]:
+        def run_on(
+            name: str, arrays: Mapping[str, np.ndarray], *options: str, status: int = 0
+        ) -> dict[str, Any]:
             np.savez(folder / f"{name}.npz", **arrays)
             dataset = ["--dataset", str(folder / f"{name}.npz"), "--json"]
             command = [*dataset, *folders_in(folder), *options]
@@ -93,9 +98,17 @@ def seen(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
         first = run_on("stripes", stripes(), "--epochs", "3")
         second = run_on("stripes", stripes(), "--epochs", "2", "--label-suspects")
+        hostile = run_on("hostile", named_with(HOSTILE_NAMES), "--epochs", "1")
         run_on("doubled", doubled(), "--severity", "duplicates=error", status=1)
         (report,) = (folder / "models" / "reports").glob("*-doubled-*.html")
-        yield Seen(url, first, second, run_named(url, "doubled-"), report)
+        yield Seen(url, first, second, hostile, run_named(url, "doubled-"), report)
+
+
+def named_with(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """A class for each name, of which each split has three images."""
+    labels = np.repeat(np.array(names), 3)
+    images = np.random.default_rng(0).integers(0, 256, (2, len(labels), 8, 8), np.uint8)
+    return {"x_train": images[0], "y_train": labels, "x_test": images[1], "y_test": labels}
 
 
 def doubled() -> Arrays:
@@ -196,6 +209,43 @@ def test_table_of_the_classes_is_shown(seen: Seen, page: Page, generation: str) 
 
     for column in ("precision", "recall", "F1"):
         expect(page.get_by_text(column, exact=True).first).to_be_visible()
+
+
+def test_hostile_names_are_shown_as_they_are_written(
+    seen: Seen, browser: Browser, generation: str
+) -> None:
+    """On every page of Prefect's that has them, and in the report."""
+    for kind in ("evaluation", "validation", "accuracy", "per-class"):
+        with window(browser, height=3000) as (page, asked):
+            open_artifact(page, seen.url, f"hostile-{kind}", generation)
+            if kind == "evaluation":
+                expect(page.get_by_text(HOSTILE_NAMES[0]).first).to_be_visible()
+            require_harmless(page, asked)
+    with window(browser, height=3000) as (page, asked):
+        page.goto(f"{seen.url.removesuffix('/api')}{GENERATIONS[generation]}/artifacts")
+        expect(page.get_by_text("hostile-evaluation").first).to_be_visible()
+        require_harmless(page, asked)
+    with window(browser, height=3000) as (page, asked):
+        open_run(page, seen.url, seen.hostile["flow_run_id"], generation)
+        require_harmless(page, asked)
+    with window(browser, height=3000) as (page, asked):
+        page.goto(Path(seen.hostile["report_path"]).as_uri())
+        expect(page.get_by_text(HOSTILE_NAMES[0]).first).to_be_visible()
+        require_harmless(page, asked)
+
+
+def require_harmless(page: Page, asked: list[str]) -> None:
+    """Nothing was asked of another machine, and no link runs a script or hides where it leads.
+
+    Logs, and all of the newer UI, make links of addresses that can be read.
+    """
+    assert [address for address in asked if FOREIGN in address] == []
+    script = "found => found.map(element => [element.src ?? element.href, element.innerText])"
+    pictures = page.eval_on_selector_all("img", script)
+    links = page.eval_on_selector_all("a[href]", script)
+    assert [source for source, _ in pictures if FOREIGN in source] == []
+    assert [to for to, text in links if FOREIGN in to and FOREIGN not in text] == []
+    assert [to for to, _ in links if to.startswith("javascript:")] == []
 
 
 def test_failed_run_shows_the_stage_and_the_reason(seen: Seen, page: Page, generation: str) -> None:

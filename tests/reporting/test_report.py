@@ -16,6 +16,7 @@ from jinja2 import UndefinedError
 
 from tasks.cache.blobs import Store
 from tasks.learning.scores import score
+from tasks.orchestration import artifacts
 from tasks.records import (
     BlobRef,
     CheckResult,
@@ -206,6 +207,19 @@ def test_no_text_from_outside_is_taken_for_markup_in_markdown(
 
     assert "&lt;script&gt;alert('x')&lt;/script&gt; \\| \"&amp; " in text
     assert "<" not in re.sub(r"\(data:\S+\)", "", text)
+
+
+def test_class_names_in_the_table_of_the_classes_are_no_markup(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's pages take its cells for Markdown."""
+    tables: list[list[dict[str, object]]] = []
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda *_, **__: None)
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda table, **_: tables.append(table))
+    names = ("![x](http://x)", "<b>", "plain")
+    dataset = report.dataset.model_copy(update={"class_names": names})
+    artifacts.publish_evaluation(report.model_copy(update={"dataset": dataset}))
+    assert [row["class"] for row in tables[0]] == [r"!\[x\](http\://x)", "&lt;b&gt;", "plain"]
 
 
 def test_markdown_table_has_as_many_cells_in_each_row_as_in_its_head(report: Report) -> None:

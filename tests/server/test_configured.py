@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from traceback import format_exception
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from programs import ROOT
+from pydantic import TypeAdapter
 
 from tasks.errors import ServerError
 from tasks.server.configured import is_configured, wait_for_configured_server
@@ -208,6 +210,20 @@ def test_settings_that_prefect_cannot_read_are_one_clear_error(
     monkeypatch.setattr("prefect.settings.PREFECT_API_URL", Setting())
     with pytest.raises(ServerError, match=r"Received: ValueError: prefect\.toml: invalid TOML"):
         is_configured()
+
+
+def test_settings_that_prefect_cannot_read_are_named_without_their_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Setting:
+        def value(self) -> float:
+            return TypeAdapter(dict[str, float]).validate_python({"timeout": "sekrit"})["timeout"]
+
+    place({"prefect.toml": "[api"})
+    monkeypatch.setattr("prefect.settings.PREFECT_API_URL", Setting())
+    with pytest.raises(ServerError, match="timeout: Input should be a valid number") as error:
+        is_configured()
+    assert "sekrit" not in "".join(format_exception(error.value))
 
 
 SERVER_OF_ITS_OWN = f"""

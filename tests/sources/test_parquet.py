@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tasks.errors import DatasetError
+from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.sources.parquet import BATCH, open_parquet, parquet_files
 from tasks.sources.stream import OpenedDataset
 
@@ -314,11 +315,11 @@ ODD_COLUMNS: Mapping[str, tuple[dict[str, Any], str]] = {
     ),
     "empty name": (
         {"labels": [""], "label_kind": pa.string(), "metadata": {}},
-        f"A label names a class. Received: '' (in {TRAIN}, row 0",
+        f"A label names a class. Received: a text of 0 letters (in {TRAIN}, row 0",
     ),
     "long name": (
         {"labels": ["x" * 101], "label_kind": pa.string(), "metadata": {}},
-        f"Received: '{'x' * 99} (in {TRAIN}, row 0, column label)",
+        f"Received: a text of 101 letters (in {TRAIN}, row 0, column label)",
     ),
 }
 
@@ -413,3 +414,15 @@ def test_memory_is_that_of_a_few_pieces(tmp_path: Path) -> None:
 
     assert peak_bytes < 32 << 20
     assert most < 32 << 20
+
+
+def test_folder_that_tells_the_split_counts_in_the_key(tmp_path: Path) -> None:
+    contents, shapes = [], []
+    for folder in (tmp_path / "test", tmp_path / "validation"):
+        shard(folder / "train-1.parquet", [0, 1])
+        shard(folder / "more.parquet", [0, 1, 2])
+        source = find_dataset(str(folder), downloads=tmp_path, name="mine")
+        contents.append(source.content())
+        shapes.append({name: s.shape for name, s in open_dataset(source).streams.items()})
+    assert ["x_test" in each for each in shapes] == [True, False]
+    assert contents[0] != contents[1]

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from tasks.errors import DatasetError
 from tasks.sources import decoding
+from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.sources.pictures import open_pictures, picture_files
 from tasks.sources.stream import OpenedDataset
 
@@ -687,3 +688,14 @@ def test_picture_that_became_larger_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DatasetError, match=r"9 x 9 pixels, where its header said 3 x 4"):
         list(stream.rows())
+
+
+def test_name_of_an_only_class_counts_in_the_key(tmp_path: Path) -> None:
+    contents, names = [], []
+    for number, name in enumerate(("cat", "dog")):
+        root = place(tmp_path / str(number), f"{name}/1.png", f"{name}/2.png")
+        source = find_dataset(str(root), downloads=tmp_path, name="mine")
+        contents.append(source.content())
+        names.append(open_dataset(source).names)
+    assert [{0: "cat"}, {0: "dog"}] == names
+    assert contents[0] != contents[1]

@@ -285,17 +285,17 @@ ODD = {
     "1.00000001": ("3,1.00000001,5,6,7", f"{PIXELS}'1.00000001' (in train.csv, line 3, pixel 1)."),
     "fractions": ("3,0.1,0.2,0.3,0.4", f"{PIXELS}'0.1' (in train.csv, line 3, pixel 1)."),
     "empty cell": ("3,4,,6,7", f"{PIXELS}an empty cell (in train.csv, line 3, pixel 2)."),
-    "text": ("3,4,5,ink,7", f"{PIXELS}'ink' (in train.csv, line 3, pixel 3)."),
+    "text": ("3,4,5,ink,7", f"{PIXELS}text (in train.csv, line 3, pixel 3)."),
     "nan": ("3,4,5,nan,7", f"{PIXELS}'nan' (in train.csv, line 3, pixel 3)."),
     "infinity": ("3,4,5,inf,7", f"{PIXELS}'inf' (in train.csv, line 3, pixel 3)."),
-    "truth value": ("3,4,True,6,7", f"{PIXELS}'True' (in train.csv, line 3, pixel 2)."),
-    "hexadecimal": ("3,4,0x10,6,7", f"{PIXELS}'0x10' (in train.csv, line 3, pixel 2)."),
-    "underscore": ("3,4,1_0,6,7", f"{PIXELS}'1_0' (in train.csv, line 3, pixel 2)."),
-    "another script's digit": ("3,4,٣,6,7", f"{PIXELS}'٣' (in train.csv, line 3, pixel 2)."),
+    "truth value": ("3,4,True,6,7", f"{PIXELS}text (in train.csv, line 3, pixel 2)."),
+    "hexadecimal": ("3,4,0x10,6,7", f"{PIXELS}text (in train.csv, line 3, pixel 2)."),
+    "underscore": ("3,4,1_0,6,7", f"{PIXELS}text (in train.csv, line 3, pixel 2)."),
+    "another script's digit": ("3,4,٣,6,7", f"{PIXELS}text (in train.csv, line 3, pixel 2)."),
     "beyond 64 bits": (f"3,4,{10**30},6,7", f"{PIXELS}'{10**19}'"),
     "no label": (",4,5,6,7", "A label has 1 to 100 letters. Received: an empty cell (in train.c"),
-    "long label": (f"{'x' * 101},4,5,6,7", "A label has 1 to 100 letters. Received: xxxxxxxxxxxx"),
-    "header again": (HEADER, f"{PIXELS}'pixel0' (in train.csv, line 3, pixel 1)."),
+    "long label": (f"{'x' * 101},4,5,6,7", "A label has 1 to 100 letters. Received: 101 let"),
+    "header again": (HEADER, f"{PIXELS}text (in train.csv, line 3, pixel 1)."),
     "open quote": ('"3,4,5,6,7', f"{FIELDS}1 fields, not 5 (in train.csv, line 3)."),
     "comment": ("# end", f"{FIELDS}1 fields, not 5 (in train.csv, line 3)."),
     "only separators": (",,,,", "A label has 1 to 100 letters. Received: an empty cell"),
@@ -360,7 +360,7 @@ TABLES = {
         b"label,pixel0,pixel2,pixel1,pixel3\n7,0,0,0,0\n",
         (
             "The pixels of a table must come row by row, with none left out. "
-            "Received: pixel0, pixel2, pixel1, pixel3, … (in train.csv, line 1)."
+            "Received: 0, 2, 1, 3, … (in train.csv, line 1)."
         ),
     ),
     "pixels column by column": (
@@ -375,7 +375,7 @@ TABLES = {
         b",label,pixel0,pixel1,pixel2,pixel3\n0,7,0,0,0,0\n",
         (
             "The first column of a table, or the last, is named label, labels, class, target, "
-            "digit, letter or y. Received: , label, pixel0, pixel1, pixel2, …"
+            "digit, letter or y. Received: a header of 6 names"
         ),
     ),
     "something else": (b"name,price\nshoe,12\n", "The first column of a table, or the last, is"),

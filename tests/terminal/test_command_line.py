@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tasks.errors import StoreError
 from tasks.records import TrainingPlan
 from tasks.settings import LocalRunSettings, RunSettings
 from tasks.terminal.command_line import CommandLine, parse
@@ -490,3 +491,24 @@ def test_empty_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         parse(["--dataset", ""])
     assert caught.value.code == 2
     assert "--dataset: a value must not be empty" in capsys.readouterr().err
+
+
+NO_UTF_8 = os.fsdecode(b"/there/m\xff")
+
+
+@pytest.mark.parametrize("option", ["--model-dir", "--cache-dir", "--model"])
+def test_name_that_is_no_utf_8_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prefect keeps parameters as JSON; without this, its client raises UnicodeEncodeError."""
+    value = f"{NO_UTF_8}/nets.py:tiny" if option == "--model" else NO_UTF_8
+    text = refused([option, value], capsys)
+    assert f"{option}: Names of files and folders must be text in UTF-8." in text
+    assert r"Received: '/there/m\udcff" in text
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "XDG_DATA_HOME"])
+def test_name_of_the_users_own_folder_that_is_no_utf_8_is_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, NO_UTF_8)
+    with pytest.raises(StoreError, match="must be text in UTF-8"):
+        _ = RunSettings().cache_root, RunSettings().model_root

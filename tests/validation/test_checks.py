@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from tasks.validate import validate
 from tasks.validation.checks import EARLIER_FAILED, NO_PROFILE, examine
 from tasks.validation.measure import effect_size, measure, profile_of, stability_index
 from tasks.validation.plausibility import PROFILE_SAYS_MORE, TINY
-from tasks.validation.profiles import FOLDER
+from tasks.validation.profiles import OURS
 from tasks.validation.rules import SHOWN_ROWS, SWITCHED_OFF
 
 Results = dict[tuple[str, str], CheckResult]
@@ -467,6 +468,29 @@ def test_file_that_is_no_profile_is_named(tmp_path: Path, content: str | None) -
         RunSettings(profile=str(path)).rules("letters")
 
 
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"pixels": []},
+        {"pixels": [0.2] * 5},
+        {"pixels": [0.0] * 10},
+        {"pixels": [-1.0, 2.0, *[0.0] * 8]},
+        {"pixels": ["NaN"] * 10},
+        {"classes": []},
+        {"classes": [], "ink": []},
+        {"classes": [0.5, 0.2, 0.2]},
+        {"ink": []},
+        {"images": 0},
+    ],
+    ids=json.dumps,
+)
+def test_profile_with_empty_or_other_bins_is_refused(figures: dict[str, Any], profile: str) -> None:
+    content = json.loads(Path(profile).read_text()) | figures
+    Path(profile).write_text(json.dumps(content))
+    with pytest.raises(ProfileError, match="Write it with mnist-profile"):
+        RunSettings(profile=profile).rules("tiny")
+
+
 def test_command_writes_a_profile_that_a_run_can_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -516,8 +540,8 @@ def test_our_profile_is_what_the_command_writes(tmp_path: Path) -> None:
     profile_command.main(["mnist", str(tmp_path / "mnist.json")])
 
     written, ours = (
-        Profile.model_validate_json((folder / "mnist.json").read_text())
-        for folder in (tmp_path, FOLDER)
+        Profile.model_validate_json(path.read_text())
+        for path in (tmp_path / "mnist.json", OURS["mnist"])
     )
     assert written.brightness.mean == pytest.approx(ours.brightness.mean)
     assert written.pixels == pytest.approx(ours.pixels)
