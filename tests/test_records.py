@@ -41,9 +41,10 @@ PROFILE = Profile(
     images=4,
     brightness=Moments(mean=1.5, spread=0.5),
     contrast=Moments(mean=1.5, spread=0.5),
-    pixels=(0.5,),
-    classes=(0.5,),
+    pixels=(1.0, *9 * [0.0]),
+    classes=(1.0,),
     ink=(Moments(mean=1.5, spread=0.5),),
+    upright=(Moments(mean=1.5, spread=0.5),),
 )
 OWN = OwnModel(name="tiny", file="nets.py", sha256=SHA256, path=Path("nets.py"))
 # An example of whatever a stage is given, nothing in it empty.
@@ -53,7 +54,7 @@ GIVEN: dict[str, Record] = {
     "dataset": dataset(8, 6, 3).model_copy(update={"test_fraction": 0.5}),
     "reading": Reading(image_size=(8, 6), test_fraction=0.5, seed=1),
     "rules": ValidationRules(
-        severity={"leakage": "error"}, max_psi=0.5, max_effect=0.5, profile=PROFILE
+        severity={"leakage": "error"}, max_psi=0.5, max_effect=0.5, profile=PROFILE, shipped=PROFILE
     ),
     "report": ValidationReport(
         checks=(
