@@ -33,6 +33,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import StringConstraints
 
 from tasks import PARSING
+from tasks.cache.processor import processor
 from tasks.records import Record
 
 # Where this project lies, and where, if it is installed beside everybody else's packages, only
@@ -68,7 +69,8 @@ FIELDS = {
 class Ingredients(Record):
     """What a stage's result is made of.
 
-    `code`: SHA-256 of each file; `libraries`: versions; `inputs`: JSON, by parameter.
+    `code`: SHA-256 of each file; `libraries`: versions, and the processor where TensorFlow is one
+    of them; `inputs`: JSON, by parameter.
     """
 
     stage: Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$")]  # a function's name
@@ -87,7 +89,8 @@ class Fingerprint(NamedTuple):
     """What a stage's result depends on besides its inputs.
 
     `code`: SHA-256 by file, relative to the folder of its package.
-    `libraries`: installed version by distribution, and Python's own.
+    `libraries`: installed version by distribution, and Python's own; where TensorFlow is one of
+    them, the processor, which decides the last bits of its sums.
     """
 
     code: dict[str, str]
@@ -115,6 +118,8 @@ def fingerprint_of(module: str) -> Fingerprint:
     for package, distribution in COMPUTING_LIBRARIES.items():
         if package in packages:
             libraries[distribution] = _version(distribution)
+    if "tensorflow" in libraries:
+        libraries["processor"] = processor()
     return Fingerprint({file.name: file.sha256 for file in reached}, libraries)
 
 

@@ -11,6 +11,7 @@ from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
+from tasks import unused_variables
 from tasks.cache.blobs import Store, try_folder
 from tasks.cache.entries import Entries
 from tasks.cache.housekeeping import sweep
@@ -67,8 +68,11 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
     assert run is not None, "stored_run belongs inside a flow"
     refresh = settings.refresh or PREFECT_TASKS_REFRESH_CACHE.value()
     store = Store(root=settings.cache_root, fresh_since=run.start_time if refresh else None)
+    logger = get_run_logger()
+    for variable in unused_variables:
+        logger.warning("%s in the environment is not used: it would change results", variable)
     for note in store.prepare():
-        get_run_logger().warning("%s", note)
+        logger.warning("%s", note)
     sweep(Entries(store))
     for folder in (settings.model_root, settings.model_root / "reports"):
         try_folder(folder, option="--model-dir")  # now, and not after a training
