@@ -14,7 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up chatter from C
 
 # What decides there which numbers come out, and no cache key knows of: all but C++'s log and the
 # folder of Keras's downloads. OURS is what the trainer is written for, and what TensorFlow sets.
-DECIDING = re.compile(r"(TF|TF2|XLA|ONEDNN|DNNL|KERAS)_(?!CPP_|HOME$)\w+")
+TERRAFORMS = "VAR_|CLI_|LOG|INPUT$|DATA_DIR$|WORKSPACE$|IN_AUTOMATION$|PLUGIN_CACHE_|TOKEN_"
+DECIDING = re.compile(rf"TF_(?!CPP_|{TERRAFORMS})\w+|KERAS_(?!HOME$)\w+|(TF2|XLA|ONEDNN|DNNL)_\w+")
 OURS = {"KERAS_BACKEND": "tensorflow", "KERAS_NNX_ENABLED": "0", "TF2_BEHAVIOR": "1"}
 unused_variables: list[str] = []  # of the environment that this process was given
 read_too_early = "tensorflow" in sys.modules
