@@ -22,6 +22,8 @@ from tasks.cache.blobs import Store, errors_named
 from tasks.cache.checkpoints import Checkpoints, all_checkpoints
 from tasks.cache.entries import KEY, Entries
 from tasks.cache.places import (
+    DAMAGED,
+    PARTIAL,
     file_status,
     is_folder,
     locked_folder,
@@ -36,6 +38,7 @@ from tasks.records import BlobRef
 
 # A run stores its arrays before the result that names them: what is younger may be in use.
 UNFINISHED_SECONDS = 3600
+DAMAGED_SECONDS = 24 * 3600
 NOTES_KEPT = 50
 BLOB = re.compile(r"[0-9a-f]{64}\.(npy|keras|png)")
 STAGE = re.compile("[a-z][a-z0-9_]*")
@@ -105,12 +108,26 @@ def sweep(entries: Entries) -> None:
     for path in regular_files(store.locks, LOCK):
         with held_if_free(path):
             pass
+    _remove_partial(store)
     for checkpoints in all_checkpoints(store):
         with held_if_free(store.locks / checkpoints.key) as is_free:
             if is_free:
                 checkpoints.clear_unfinished()
                 if not checkpoints.size_bytes() or entries.is_complete(checkpoints.key):
                     checkpoints.clear()
+
+
+def _remove_partial(store: Store) -> None:
+    """Remove what is older than every run that may be writing it; what is damaged, in a day."""
+    now = time.time()
+    started = min(used_since(store), now)
+    folders = (store.blobs, store.results, store.accounts, store.root / "digests")
+    for folder in filter(is_folder, (*folders, *store.latest.glob("*/"))):
+        for path in folder.glob(f"*{PARTIAL}"):
+            before = now - DAMAGED_SECONDS if path.name.endswith(DAMAGED) else started
+            with suppress(OSError):  # another run sweeps, too
+                if path.lstat().st_mtime < before:
+                    remove(path)
 
 
 def prune(

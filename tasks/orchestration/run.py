@@ -73,21 +73,21 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
         logger.warning("%s in the environment is not used: it would change results", variable)
     for note in store.prepare():
         logger.warning("%s", note)
-    sweep(Entries(store))
     for folder in (settings.model_root, settings.model_root / "reports"):
         try_folder(folder, option="--model-dir")  # now, and not after a training
     account = Account(store, run.flow_run and run.flow_run.id)
-    account.begin()
-    if run.flow_run:
-        listener().run_started(str(run.flow_run.id))
-    try:
-        with run_under_way(store):
+    with run_under_way(store):
+        sweep(Entries(store))
+        account.begin()
+        if run.flow_run:
+            listener().run_started(str(run.flow_run.id))
+        try:
             yield store
-    except DatasetError as error:
-        tell_failed_load(dataset_name(settings.dataset, settings.name), str(error))
-        raise
-    finally:
-        account.remove()
+        except DatasetError as error:
+            tell_failed_load(dataset_name(settings.dataset, settings.name), str(error))
+            raise
+        finally:
+            account.remove()
 
 
 def healing(body: Callable[P, R]) -> Callable[P, R]:
