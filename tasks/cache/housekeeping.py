@@ -38,7 +38,7 @@ from tasks.records import BlobRef
 
 # A run stores its arrays before the result that names them: what is younger may be in use.
 UNFINISHED_SECONDS = 3600
-DAMAGED_SECONDS = 24 * 3600
+ABANDONED_SECONDS = 24 * 3600
 NOTES_KEPT = 50
 BLOB = re.compile(r"[0-9a-f]{64}\.(npy|keras|png)")
 STAGE = re.compile("[a-z][a-z0-9_]*")
@@ -118,16 +118,25 @@ def sweep(entries: Entries) -> None:
 
 
 def _remove_partial(store: Store) -> None:
-    """Remove what is older than every run that may be writing it; what is damaged, in a day."""
-    now = time.time()
-    started = min(used_since(store), now)
+    """Remove what is older than every run that may be writing it."""
+    started = min(used_since(store), time.time())
     folders = (store.blobs, store.results, store.accounts, store.root / "digests")
     for folder in filter(is_folder, (*folders, *store.latest.glob("*/"))):
-        for path in folder.glob(f"*{PARTIAL}"):
-            before = now - DAMAGED_SECONDS if path.name.endswith(DAMAGED) else started
-            with suppress(OSError):  # another run sweeps, too
-                if path.lstat().st_mtime < before:
-                    remove(path)
+        remove_abandoned(folder, started)
+
+
+def remove_abandoned(folder: Path, before: float | None = None) -> None:
+    """Remove what `NewFile` was writing `before`: a day ago, if nothing else is known.
+
+    In a folder of the cache, whatever is called so. What is damaged is always kept for a day: it
+    tells the run that computes it again.
+    """
+    yesterday = time.time() - ABANDONED_SECONDS
+    for path in folder.glob(f"{'*' if before else 'tmp????????'}{PARTIAL}"):
+        limit = yesterday if before is None or path.name.endswith(DAMAGED) else before
+        with suppress(OSError):  # another run sweeps, too
+            if path.lstat().st_mtime < limit:
+                remove(path)
 
 
 def prune(

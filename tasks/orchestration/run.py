@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from tasks import unused_variables
 from tasks.cache.blobs import Store, try_folder
 from tasks.cache.entries import Entries
-from tasks.cache.housekeeping import sweep
+from tasks.cache.housekeeping import remove_abandoned, sweep
 from tasks.cache.sharing import run_under_way
 from tasks.errors import DatasetError, PayloadError
 from tasks.orchestration.account import Account, listener
@@ -75,6 +75,7 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
         logger.warning("%s", note)
     for folder in (settings.model_root, settings.model_root / "reports"):
         try_folder(folder, option="--model-dir")  # now, and not after a training
+        remove_abandoned(folder)
     account = Account(store, run.flow_run and run.flow_run.id)
     with run_under_way(store):
         sweep(Entries(store))
