@@ -204,17 +204,8 @@ def prune_notes(store: Store, oldest: float = -math.inf) -> None:
 
 def damages(entries: Entries) -> Iterator[str]:
     """Everything that is not what it should be, a line each; every digest is computed."""
-    path_of = entries.store.path
-    for item in inventory(entries):
-        if item.damage:
-            yield item.damage
-        for name, ref in item.files.items():
-            try:
-                file_status(path_of(ref))
-            except FileNotFoundError:
-                yield f"{item.stage}: {name} is missing ({path_of(ref)})"
-            except OSError as error:
-                yield f"{item.stage}: {name} is {error.strerror} ({path_of(ref)})"
+    with locked_folder(entries.store.root):  # nobody removes a result and its files meanwhile
+        yield from [line for item in inventory(entries) for line in _damages_of(item, entries)]
     for path, _ in _files(entries.store.blobs, BLOB):
         try:
             with open_file(path) as file:
@@ -224,6 +215,19 @@ def damages(entries: Entries) -> Iterator[str]:
             continue
         except OSError as error:
             yield f"{path} is unreadable: {error.strerror}"
+
+
+def _damages_of(item: Item, entries: Entries) -> Iterator[str]:
+    if item.damage:
+        yield item.damage
+    for name, ref in item.files.items():
+        path = entries.store.path(ref)
+        try:
+            file_status(path)
+        except FileNotFoundError:
+            yield f"{item.stage}: {name} is missing ({path})"
+        except OSError as error:
+            yield f"{item.stage}: {name} is {error.strerror} ({path})"
 
 
 def clear(store: Store) -> Pruned:

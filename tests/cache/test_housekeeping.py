@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tasks.cache.blobs import Store
 from tasks.cache.checkpoints import Checkpoint, Checkpoints
 from tasks.cache.entries import Entries, Entry
 from tasks.cache.housekeeping import (
+    Item,
     Pruned,
     clear,
     damages,
@@ -208,6 +210,26 @@ def test_verify_names_what_is_no_file(store: Store, kind: Kind) -> None:
 
     assert line.startswith("evaluate: probabilities is ")
     assert str(place) in line
+
+
+def test_what_is_removed_meanwhile_is_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(store, "evaluate", content=1)
+    clearing = Thread(target=clear, args=[store])
+
+    def cleared_after(entries: Entries) -> list[Item]:
+        items = inventory(entries)
+        monkeypatch.undo()
+        clearing.start()
+        clearing.join(0.2)  # it waits, or has cleared everything
+        return items
+
+    monkeypatch.setattr("tasks.cache.housekeeping.inventory", cleared_after)
+
+    assert list(damages(Entries(store))) == []
+    clearing.join()
+    assert stages_in(store) == []
 
 
 def test_torn_result_is_named(store: Store) -> None:
