@@ -1,4 +1,4 @@
-"""Two hundred runs that are killed with SIGKILL, each at another moment, and go on."""
+"""Two hundred runs that are killed with SIGKILL, at moments drawn by chance, and go on."""
 
 from __future__ import annotations
 
