@@ -20,7 +20,7 @@ from tasks.cache.housekeeping import damages
 from tasks.learning.backend import keras
 from tasks.terminal.cache_command import main
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("default_threads")]
 
 KILLS, PROGRAMS = 200, 2  # as many programs at once
 STORED = 10  # four arrays twice, the probabilities, the model
