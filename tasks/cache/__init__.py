@@ -9,6 +9,6 @@ README.md beside this file says what is guaranteed. May import records and error
     <cache dir>/locks/4f2a90c1d3e5…               while somebody looks up or computes; runs, too
 
 places: what is read at all; blobs: the store; keys: what a result is made of; bytecode: that it is
-what runs; sharing: locks; entries: results; checkpoints: trainings; housekeeping: list, prune,
-verify and clear.
+what runs; processor: on what; sharing: locks; entries: results; checkpoints: trainings;
+housekeeping: list, prune, verify and clear.
 """

@@ -19,7 +19,6 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -38,7 +37,6 @@ from tasks.records import ArrayRef, BlobRef, Record, Suffix
 
 COPY_BYTES = 1 << 20
 PARTIAL = places.PARTIAL
-ABANDONED_SECONDS = 24 * 3600
 HEADER_VERSION = (1, 0)  # of the .npy files that are written here
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 # What lies in the root of a store, `downloads` and `warm` included, which others make.
@@ -188,19 +186,17 @@ class Store(Record):
     fresh_since: datetime | None = Field(default=None, exclude=True)
 
     def prepare(self) -> list[str]:
-        """Create the folders, private to this user, and sweep up after runs that were killed.
+        """Create the folders, private to this user.
 
         Returns a sentence for each folder that was open to others. Raises StoreError for one that
         belongs to somebody else, and when something cannot be created.
         """
-        swept = (self.blobs, self.results, self.accounts)
         notes = []
-        for folder in (self.root, *swept, self.latest, self.checkpoints, self.locks):
+        folders = (self.blobs, self.results, self.accounts, self.latest, self.checkpoints)
+        for folder in (self.root, *folders, self.locks):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 notes += _made_private(folder, shared=folder == self.root and self._is_shared())
-        for folder in (*swept, *self.latest.glob("*/")):
-            remove_abandoned(folder)
         return notes
 
     def _is_shared(self) -> bool:
@@ -267,13 +263,14 @@ class Store(Record):
             if os.path.lexists(self.path(ref)):
                 places.remove(self._aside(ref))
                 self.path(ref).replace(self._aside(ref))
+                os.utime(self._aside(ref), follow_symlinks=False)
 
     def is_altered(self, ref: BlobRef) -> bool:
         """Whether a file that is not as it should be was there, rather than nothing."""
         return os.path.lexists(self.path(ref)) or os.path.lexists(self._aside(ref))
 
     def _aside(self, ref: BlobRef) -> Path:
-        return self.blobs / f"{ref.sha256}.damaged{PARTIAL}"  # swept up in a day
+        return self.blobs / f"{ref.sha256}{places.DAMAGED}"
 
     def put_rows(
         self, dtype: np.dtype[Any] | type, shape: tuple[int, ...], pieces: Iterable[np.ndarray]
@@ -405,14 +402,6 @@ def _made_private(folder: Path, *, shared: bool) -> list[str]:
             advice="Other things lie in it: choose a folder of its own with --cache-dir.",
         )
     return []
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove partial files so old that no run can still be writing them."""
-    for partial in folder.glob(f"*{PARTIAL}"):
-        with suppress(OSError):  # another run sweeps, too
-            if time.time() - partial.lstat().st_mtime > ABANDONED_SECONDS:
-                places.remove(partial)
 
 
 def sha256_of_file(path: Path) -> str:

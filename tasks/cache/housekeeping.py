@@ -22,6 +22,8 @@ from tasks.cache.blobs import Store, errors_named
 from tasks.cache.checkpoints import Checkpoints, all_checkpoints
 from tasks.cache.entries import KEY, Entries
 from tasks.cache.places import (
+    DAMAGED,
+    PARTIAL,
     file_status,
     is_folder,
     locked_folder,
@@ -36,6 +38,7 @@ from tasks.records import BlobRef
 
 # A run stores its arrays before the result that names them: what is younger may be in use.
 UNFINISHED_SECONDS = 3600
+ABANDONED_SECONDS = 24 * 3600
 NOTES_KEPT = 50
 BLOB = re.compile(r"[0-9a-f]{64}\.(npy|keras|png)")
 STAGE = re.compile("[a-z][a-z0-9_]*")
@@ -105,12 +108,35 @@ def sweep(entries: Entries) -> None:
     for path in regular_files(store.locks, LOCK):
         with held_if_free(path):
             pass
+    _remove_partial(store)
     for checkpoints in all_checkpoints(store):
         with held_if_free(store.locks / checkpoints.key) as is_free:
             if is_free:
                 checkpoints.clear_unfinished()
                 if not checkpoints.size_bytes() or entries.is_complete(checkpoints.key):
                     checkpoints.clear()
+
+
+def _remove_partial(store: Store) -> None:
+    """Remove what is older than every run that may be writing it."""
+    started = min(used_since(store), time.time())
+    folders = (store.blobs, store.results, store.accounts, store.root / "digests")
+    for folder in filter(is_folder, (*folders, *store.latest.glob("*/"))):
+        remove_abandoned(folder, started)
+
+
+def remove_abandoned(folder: Path, before: float | None = None) -> None:
+    """Remove what `NewFile` was writing `before`: a day ago, if nothing else is known.
+
+    In a folder of the cache, whatever is called so. What is damaged is always kept for a day: it
+    tells the run that computes it again.
+    """
+    yesterday = time.time() - ABANDONED_SECONDS
+    for path in folder.glob(f"{'*' if before else 'tmp????????'}{PARTIAL}"):
+        limit = yesterday if before is None or path.name.endswith(DAMAGED) else before
+        with suppress(OSError):  # another run sweeps, too
+            if path.lstat().st_mtime < limit:
+                remove(path)
 
 
 def prune(
@@ -178,17 +204,8 @@ def prune_notes(store: Store, oldest: float = -math.inf) -> None:
 
 def damages(entries: Entries) -> Iterator[str]:
     """Everything that is not what it should be, a line each; every digest is computed."""
-    path_of = entries.store.path
-    for item in inventory(entries):
-        if item.damage:
-            yield item.damage
-        for name, ref in item.files.items():
-            try:
-                file_status(path_of(ref))
-            except FileNotFoundError:
-                yield f"{item.stage}: {name} is missing ({path_of(ref)})"
-            except OSError as error:
-                yield f"{item.stage}: {name} is {error.strerror} ({path_of(ref)})"
+    with locked_folder(entries.store.root):  # nobody removes a result and its files meanwhile
+        yield from [line for item in inventory(entries) for line in _damages_of(item, entries)]
     for path, _ in _files(entries.store.blobs, BLOB):
         try:
             with open_file(path) as file:
@@ -198,6 +215,19 @@ def damages(entries: Entries) -> Iterator[str]:
             continue
         except OSError as error:
             yield f"{path} is unreadable: {error.strerror}"
+
+
+def _damages_of(item: Item, entries: Entries) -> Iterator[str]:
+    if item.damage:
+        yield item.damage
+    for name, ref in item.files.items():
+        path = entries.store.path(ref)
+        try:
+            file_status(path)
+        except FileNotFoundError:
+            yield f"{item.stage}: {name} is missing ({path})"
+        except OSError as error:
+            yield f"{item.stage}: {name} is {error.strerror} ({path})"
 
 
 def clear(store: Store) -> Pruned:

@@ -30,6 +30,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import StringConstraints
 
+from tasks.cache.processor import processor
 from tasks.cache.source import Source, follow, read_source
 from tasks.records import Record
 
@@ -57,7 +58,8 @@ SHOWN = 3  # names in one reason, before "and 4 more"
 class Ingredients(Record):
     """What a stage's result is made of.
 
-    `code`: SHA-256 of each file; `libraries`: versions; `inputs`: JSON, by parameter.
+    `code`: SHA-256 of each file; `libraries`: versions, and the processor where TensorFlow is one
+    of them; `inputs`: JSON, by parameter.
     """
 
     stage: Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$")]  # a function's name
@@ -76,7 +78,8 @@ class Fingerprint(NamedTuple):
     """What a stage's result depends on besides its inputs.
 
     `code`: SHA-256 by file, relative to the folder of its package.
-    `libraries`: installed version by distribution, and Python's own.
+    `libraries`: installed version by distribution, and Python's own; where TensorFlow is one of
+    them, the processor, which decides the last bits of its sums.
     """
 
     code: dict[str, str]
@@ -104,6 +107,8 @@ def fingerprint_of(module: str) -> Fingerprint:
     for package, distribution in COMPUTING_LIBRARIES.items():
         if package in packages:
             libraries[distribution] = version_of(distribution)
+    if "tensorflow" in libraries:
+        libraries["processor"] = processor()
     return Fingerprint({file: source.sha256 for file, source in reached.items()}, libraries)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from uuid import uuid4
 
 PARTIAL = ".partial"
+DAMAGED = f".damaged{PARTIAL}"  # was set aside, and says so to the run that computes it again
 MOST_BYTES = 1 << 28  # of a file that is read as a whole
 LAST_SECONDS = 253_370_764_800  # 9999-01-01: the last day that is one in every time zone
 PATIENCE_SECONDS = 30  # for what others do in a moment, unless they were stopped
@@ -46,7 +47,7 @@ def file_status(path: Path) -> os.stat_result:
 
 
 def make_way(path: Path) -> None:
-    """Take away what is no regular file; a folder is moved aside, and swept up in a day."""
+    """Take away what is no regular file; a folder is moved aside, and swept up later."""
     with suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):

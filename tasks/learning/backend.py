@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from threading import Lock
 
+from tasks import read_too_early, settle_environment, unused_variables
 from tasks.errors import ModelError
 
 # Shows what it was given once there is no more to come, even if the giver has crashed.
@@ -43,18 +44,35 @@ def native_stderr_held_back() -> Iterator[None]:
                 sh.kill()
 
 
+settle_environment()
+if read_too_early and unused_variables:
+    raise ModelError(
+        "TensorFlow must not be told by the environment what to compute.",
+        received=unused_variables,
+        where="a process that imported TensorFlow before `tasks`",
+        advice="Unset them, or import `tasks` first.",
+    )
 with native_stderr_held_back():
     import keras
     import tensorflow as tf
 
-    tf.config.list_physical_devices("GPU")  # has its say about CUDA now
+    # A GPU adds up in no fixed order. What TensorFlow has to say about CUDA, it says now.
+    tf.config.set_visible_devices([], "GPU")
 
 for handler in list(tf.get_logger().handlers):  # made for a stream that is closed by now
     tf.get_logger().removeHandler(handler)  # logging's own last resort writes to standard error
-# Whatever ~/.keras/keras.json says: it would change results, and no cache key knows of it.
-keras.config.set_floatx("float32")
-keras.config.set_epsilon(1e-7)
-keras.config.set_image_data_format("channels_last")
+
+
+def use_defaults() -> None:
+    """Whatever ~/.keras/keras.json says, and a model of the user's own has set in this process.
+
+    It would change results, and no cache key knows of it.
+    """
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_max_epochs(None)
+    keras.config.set_max_steps_per_epoch(None)
 
 
 def use_threads(count: int) -> None:

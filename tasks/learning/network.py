@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tasks.errors import ModelError
-from tasks.learning.backend import keras, use_threads
+from tasks.learning.backend import keras, use_defaults, use_threads
 from tasks.learning.own_model import call_own_model
 from tasks.learning.seeding import seeded
 from tasks.learning.training import input_shape
@@ -38,6 +38,7 @@ def build_model(plan: TrainingPlan, dataset: DatasetRef) -> keras.Model:
     `use_threads` does.
     """
     use_threads(plan.threads)
+    use_defaults()
     with seeded(plan.seed):
         # Layers without a name are numbered, and the digest has names. Garbage is left: 0.3 s.
         keras.utils.clear_session(free_memory=False)
@@ -69,6 +70,7 @@ def load_model(
     takes the weights only: what else it drew is drawn again. Raises ModelError.
     """
     use_threads(threads)
+    use_defaults()
     if not isinstance(network, OwnModel):
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     with seeded(seed):

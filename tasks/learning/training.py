@@ -334,7 +334,6 @@ def _as_tensor(array: np.ndarray) -> tf.Tensor:
         and array.flags.c_contiguous
         # Not a part of a file, of which `offset` would lie:
         and Path(str(array.filename)).stat().st_size == array.offset + array.nbytes
-        and not tf.config.list_physical_devices("GPU")
     ):
         # Writable, or it could not be shared; private, so that nothing is ever written back.
         shared = np.memmap(str(array.filename), array.dtype, "c", array.offset, array.shape)

@@ -13,10 +13,10 @@ from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 
-from tasks import expanded
+from tasks import expanded, unused_variables
 from tasks.cache.blobs import Store, try_folder
 from tasks.cache.entries import Entries
-from tasks.cache.housekeeping import sweep
+from tasks.cache.housekeeping import remove_abandoned, sweep
 from tasks.cache.sharing import run_under_way
 from tasks.errors import DatasetError, PayloadError, PipelineError
 from tasks.orchestration.account import Account, listener
@@ -74,23 +74,27 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
         confine(settings, data_folders())
     refresh = settings.refresh or PREFECT_TASKS_REFRESH_CACHE.value()
     store = Store(root=settings.cache_root, fresh_since=run.start_time if refresh else None)
+    logger = get_run_logger()
+    for variable in unused_variables:
+        logger.warning("%s in the environment is not used: it would change results", variable)
     for note in store.prepare():
-        get_run_logger().warning("%s", note)
-    sweep(Entries(store))
+        logger.warning("%s", note)
     for folder in (settings.model_root, settings.model_root / "reports"):
         try_folder(folder, option="--model-dir")  # now, and not after a training
+        remove_abandoned(folder)
     account = Account(store, run.flow_run and run.flow_run.id)
-    account.begin()
-    if run.flow_run:
-        listener().run_started(str(run.flow_run.id))
-    try:
-        with run_under_way(store):
+    with run_under_way(store):
+        sweep(Entries(store))
+        account.begin()
+        if run.flow_run:
+            listener().run_started(str(run.flow_run.id))
+        try:
             yield store
-    except DatasetError as error:
-        tell_failed_load(dataset_name(settings.dataset, settings.name), str(error))
-        raise
-    finally:
-        account.remove()
+        except DatasetError as error:
+            tell_failed_load(dataset_name(settings.dataset, settings.name), str(error))
+            raise
+        finally:
+            account.remove()
 
 
 def confine(settings: RunSettings, folders: Sequence[Path]) -> None:

@@ -46,7 +46,8 @@ def earlier_accuracies(folder: Path, dataset: str, model: str) -> tuple[float, .
     """The accuracies of the latest 30 runs of a model on a dataset, the oldest first."""
     latest: deque[float] = deque(maxlen=LATEST)
     with suppress(OSError):
-        for line in (folder / NAME).read_bytes().splitlines():
+        path = folder / NAME
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
             with suppress(ValueError):
                 run = CompletedRun.model_validate_json(line)
                 if (run.dataset, run.model) == (dataset, model):
@@ -57,11 +58,14 @@ def earlier_accuracies(folder: Path, dataset: str, model: str) -> tuple[float, .
 def append_run(folder: Path, run: CompletedRun) -> None:
     """Add a run to the history in an existing folder. Raises StoreError."""
     path, line = folder / NAME, f"{run.model_dump_json()}\n".encode()
-    with (
-        errors_named(path, option="--model-dir"),
-        locked_folder(folder, alone=True),
-        path.open("ab+", buffering=0) as file,
-    ):
+    with errors_named(path, option="--model-dir"), locked_folder(folder, alone=True):
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise OSError(errno.EINVAL, "no regular file")
+        _append(path, line)
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab+", buffering=0) as file:
         size_bytes = file.tell()
         if size_bytes == 0:
             path.chmod(0o644)  # as the models, whatever the umask

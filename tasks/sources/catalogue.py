@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks import expanded
+from tasks.cache.places import make_way
 from tasks.errors import DatasetError, require_utf8
 from tasks.records import AS_IT_IS, DatasetSource, Reading, SourceFile, SourceFiles
 from tasks.sources.digests import Digests
@@ -237,6 +238,8 @@ def download(dataset: str, folder: Path, note: Note) -> list[Path]:
 
     for name in sha256:
         try:
+            if not (folder / name).is_file():  # opening a pipe would wait for ever
+                make_way(folder / name)
             fetcher.fetch(name, downloader=attempt)
         except (OSError, ValueError) as error:  # no network or disk; or another digest
             raise DatasetError(

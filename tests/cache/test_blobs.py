@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import FullDisk, npy_bytes, npy_header
-from strange_files import EVERY_KIND, Kind, replace_by
 
 from tasks.cache.blobs import NewFile, Store, sha256_of_file, write_atomically
 from tasks.errors import PayloadError, StoreError
@@ -259,55 +258,6 @@ def test_full_disk_keeps_the_old_content(tmp_path: Path, request: pytest.Fixture
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_partial_files_of_killed_runs_are_swept_up_after_a_day(store: Store) -> None:
-    old, young = store.blobs / "old.partial", store.blobs / "young.partial"
-    for partial in (old, young):
-        partial.touch()
-    os.utime(old, (0, 0))
-    store.prepare()
-    assert (old.exists(), young.exists()) == (False, True)
-
-
-@EVERY_KIND
-@pytest.mark.parametrize("name", ["blobs", "results", "accounts", "latest/train"])
-def test_abandoned_is_swept_up_whatever_it_is(store: Store, kind: Kind, name: str) -> None:
-    place = store.root / name / "old.partial"
-    place.parent.mkdir(exist_ok=True)
-    replace_by(kind, place)
-    os.utime(place, (0, 0), follow_symlinks=False)
-
-    store.prepare()
-
-    assert not os.path.lexists(place)
-
-
-def test_abandoned_link_to_a_folder_goes_without_what_is_in_it(
-    store: Store, tmp_path: Path
-) -> None:
-    (tmp_path / "mine").mkdir()
-    link = store.blobs / "old.partial"
-    link.symlink_to(tmp_path / "mine")
-    os.utime(link, (0, 0), follow_symlinks=False)
-    os.utime(tmp_path / "mine", (0, 0))
-
-    store.prepare()
-
-    assert not link.is_symlink()
-    assert (tmp_path / "mine").is_dir()
-
-
-def test_damaged_file_is_set_aside_and_swept_up(store: Store) -> None:
-    ref = store.put_array(ROWS)
-    store.set_aside(ref)
-    assert (store.holds(ref), store.is_altered(ref)) == (False, True)
-
-    for path in store.blobs.iterdir():
-        os.utime(path, (0, 0))
-    store.prepare()
-
-    assert (files_in(store), store.is_altered(ref)) == ([], False)
 
 
 def test_missing_file_is_not_altered(store: Store) -> None:

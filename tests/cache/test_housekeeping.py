@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tasks.cache.blobs import Store
 from tasks.cache.checkpoints import Checkpoint, Checkpoints
 from tasks.cache.entries import Entries, Entry
 from tasks.cache.housekeeping import (
+    Item,
     Pruned,
     clear,
     damages,
@@ -210,6 +212,26 @@ def test_verify_names_what_is_no_file(store: Store, kind: Kind) -> None:
     assert str(place) in line
 
 
+def test_what_is_removed_meanwhile_is_not_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(store, "evaluate", content=1)
+    clearing = Thread(target=clear, args=[store])
+
+    def cleared_after(entries: Entries) -> list[Item]:
+        items = inventory(entries)
+        monkeypatch.undo()
+        clearing.start()
+        clearing.join(0.2)  # it waits, or has cleared everything
+        return items
+
+    monkeypatch.setattr("tasks.cache.housekeeping.inventory", cleared_after)
+
+    assert list(damages(Entries(store))) == []
+    clearing.join()
+    assert stages_in(store) == []
+
+
 def test_torn_result_is_named(store: Store) -> None:
     key = keep(store, "evaluate", content=1)
     (store.results / key).write_text("{")
@@ -395,14 +417,53 @@ class TestWhatKilledRunsLeave:
             assert len(before) == 2
             assert files_below(store.locks) == before
 
+    @EVERY_KIND
+    @pytest.mark.parametrize("name", ["blobs", "results", "accounts", "latest/train", "digests"])
+    def test_unfinished_file_goes_whatever_it_is(
+        self, store: Store, kind: Kind, name: str, sweep_up: Callable[[], None]
+    ) -> None:
+        partial = store.root / name / "tmp12345678.partial"
+        partial.parent.mkdir(exist_ok=True)
+        replace_by(kind, partial)
+        sweep_up()
+        assert not os.path.lexists(partial)
 
-def test_note_that_was_being_written_is_swept_up_after_a_day(store: Store) -> None:
-    partial = store.latest / "train" / "tmp12345678.partial"
-    partial.parent.mkdir()
-    partial.touch()
-    os.utime(partial, (0, 0))
-    store.prepare()
-    assert not partial.exists()
+    def test_file_that_a_run_may_be_writing_stays(
+        self, store: Store, sweep_up: Callable[[], None]
+    ) -> None:
+        old, new = store.blobs / "old.partial", store.blobs / "new.partial"
+        old.touch()
+        os.utime(old, (time.time() - 1,) * 2)
+        with run_under_way(store):
+            new.touch()
+            sweep_up()
+            assert (old.exists(), new.exists()) == (False, True)
+        sweep_up()
+        assert not new.exists()
+
+    def test_link_to_a_folder_goes_without_what_is_in_it(
+        self, store: Store, tmp_path: Path, sweep_up: Callable[[], None]
+    ) -> None:
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        (mine / "tmp12345678.partial").touch()
+        (store.blobs / "old.partial").symlink_to(mine)
+        (store.latest / "train").symlink_to(mine)
+        sweep_up()
+        assert files_below(mine) == {"tmp12345678.partial"}
+        assert list(store.blobs.iterdir()) == []
+
+    def test_damaged_file_stays_for_a_day(self, store: Store, sweep_up: Callable[[], None]) -> None:
+        """The run that computes it again says why, however old it was."""
+        ref = store.put_array(np.zeros(3))
+        os.utime(store.path(ref), (0, 0))
+        store.set_aside(ref)
+        sweep_up()
+        assert (store.holds(ref), store.is_altered(ref)) == (False, True)
+        for path in store.blobs.iterdir():
+            os.utime(path, (0, 0))
+        sweep_up()
+        assert not store.is_altered(ref)
 
 
 class TestCounts:

@@ -17,28 +17,6 @@ from tasks.learning.network import build_model, load_model
 from tasks.records import ArrayRef, DatasetRef
 from tasks.settings import RunSettings
 
-# Trains the cnn for an epoch on 400 random images, allowed on the cores of its arguments.
-TRAINING = """
-import os, sys
-import numpy as np
-os.sched_setaffinity(0, [int(core) for core in sys.argv[1:]])
-from tasks.learning.network import build_model, weights_digest
-from tasks.learning.training import fit
-from tasks.records import ArrayRef, DatasetRef
-from tasks.settings import RunSettings
-array = ArrayRef(sha256="0" * 64, size_bytes=0, dtype="float32", shape=(400, 144))
-arrays = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), array)
-plan = RunSettings(model="cnn", epochs=1, batch_size=100, seed=7).plan
-names = tuple("0123456789")
-dataset = DatasetRef(name="m", height=12, width=12, class_names=names, **arrays)
-model = build_model(plan, dataset)
-random = np.random.default_rng(3)
-labels = np.eye(10, dtype=np.float32)[random.integers(10, size=400)]
-images = random.random((400, 144), dtype=np.float32)
-fit(model, images, labels, plan, image_shape=(12, 12))
-print(weights_digest(model))
-"""
-
 
 def made() -> DatasetRef:
     array = ArrayRef(sha256="0" * 64, size_bytes=0, dtype="float32", shape=(20, 20))
@@ -88,22 +66,6 @@ def test_good_import_shows_nothing_and_leaves_no_process() -> None:
     )
     assert ended.stderr.startswith("mineTraceback")
     assert ended.stderr.endswith("ChildProcessError: [Errno 10] No child processes\n")
-
-
-@pytest.mark.process
-def test_bits_do_not_depend_on_the_number_of_cores() -> None:
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    if len(cores) < 2:  # nothing to compare with
-        pytest.skip("there is one core only")
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TRAINING, *map(str, allowed)], stdout=subprocess.PIPE
-        )
-        for allowed in (cores, cores[:1])
-    ]
-    on_two, on_one = (process.communicate(timeout=300)[0] for process in started)
-    assert 64 == len(on_two.strip())
-    assert on_two == on_one
 
 
 def test_another_number_of_threads_in_one_process_is_refused() -> None:

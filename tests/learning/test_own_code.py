@@ -287,10 +287,12 @@ def test_code_of_this_project_is_trusted_and_a_file_beside_it_is_not(
 
 
 def test_what_is_not_followed_is_imported_where_the_file_lies(tmp_path: Path) -> None:
-    path = nets(tmp_path, "import importlib\nvalue = importlib.import_module('hel' + 'per').value")
+    path = nets(
+        tmp_path, "import importlib\nvalue = importlib.import_module('named_' + 'late').value"
+    )
     path.write_text(path.read_text().removesuffix("value = 1\n"))
     for number in (1, 2):
-        write(path.with_name("helper.py"), VALUE.format(number))
+        write(path.with_name("named_late.py"), VALUE.format(number))
         assert called(path) == number
 
 

@@ -438,9 +438,10 @@ class TestDamagedResults:
         assert run.computed == ALWAYS
 
 
-def test_folder_that_was_open_to_others_is_told_in_the_log(
-    after_a_run: RunSettings, caplog: pytest.LogCaptureFixture
+def test_open_folders_and_variables_not_used_are_told(
+    after_a_run: RunSettings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tasks.orchestration.run.unused_variables", ["XLA_FLAGS"])
     (after_a_run.cache_root / "results").chmod(0o777)
     logger = logging.getLogger("prefect.flow_runs")
     logger.addHandler(caplog.handler)
@@ -450,6 +451,7 @@ def test_folder_that_was_open_to_others_is_told_in_the_log(
         logger.removeHandler(caplog.handler)
 
     assert "results was open to other users (0777), and is closed to them now" in caplog.text
+    assert "XLA_FLAGS in the environment is not used: it would change results" in caplog.text
 
 
 class TestFailedStages:

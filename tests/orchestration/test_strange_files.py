@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import Heard
+from builders import Heard, files_below
 from own_stages import double, halve
 from prefect import flow
 from strange_files import EVERY_KIND, Kind, no_hanging, replace_by
@@ -152,3 +152,16 @@ def test_account_that_is_replaced_while_a_run_goes_on_is_only_not_told(
         assert account.stages() == {}
         account.remove()
     assert [path for path in store.accounts.iterdir() if path.name == "run.partial"] == []
+
+
+def test_unfinished_model_goes_after_a_day(settings: RunSettings) -> None:
+    """Other runs, with another cache, may write into the same folder."""
+    reports = settings.model_root / "reports"
+    reports.mkdir(parents=True)
+    for name, written in (("tmp12345678", 0), ("tmp87654321", 2e10), ("thesis", 0)):
+        (reports / f"{name}.partial").touch()
+        os.utime(reports / f"{name}.partial", (written, written))
+
+    halve_and_double(settings)
+
+    assert {"tmp87654321.partial", "thesis.partial"} == files_below(reports)

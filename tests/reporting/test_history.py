@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from builders import FullDisk
+from strange_files import Kind, device, no_hanging, pipe, replace_by
+from strange_files import folder as strange_folder
 
 from tasks.errors import StoreError
 from tasks.reporting.history import CompletedRun, append_run, earlier_accuracies
@@ -55,6 +57,15 @@ def test_history_is_that_of_one_dataset_and_one_model(folder: Path) -> None:
     append_run(folder, run(1.0, dataset="kmnist"))
 
     assert (0.5, 0.75) == earlier_accuracies(folder, "mnist", "mlp")
+
+
+@pytest.mark.parametrize("kind", [pipe, device, strange_folder])
+def test_what_is_no_file_is_named_and_nobody_waits_for_it(folder: Path, kind: Kind) -> None:
+    replace_by(kind, folder / "history.jsonl")
+
+    with no_hanging(), pytest.raises(StoreError, match=r"no regular file \(in .*history.jsonl\)"):
+        append_run(folder, run(1.0))
+    assert () == earlier_accuracies(folder, "mnist", "mlp")
 
 
 def test_latest_thirty_runs_count(folder: Path) -> None:

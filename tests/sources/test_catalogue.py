@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from builders import Arrays, idx_bytes, tiny_arrays, write_idx_folder
+from strange_files import EVERY_KIND, Kind, no_hanging, replace_by
 
 from tasks.errors import DatasetError
 from tasks.records import DatasetSource
@@ -353,6 +354,19 @@ def test_spoiled_download_is_fetched_again(tmp_path: Path, mirror: Mirror) -> No
 
     assert mirror.files[f"/{spoiled.name}"] == spoiled.read_bytes()
     assert [*mirror.files, f"/{spoiled.name}"] == mirror.requests
+
+
+@EVERY_KIND
+def test_something_strange_in_the_place_of_a_download_gives_way(
+    tmp_path: Path, mirror: Mirror, kind: Kind
+) -> None:
+    place = find_dataset("tiny", downloads=tmp_path).files[1].path
+    replace_by(kind, place)
+
+    with no_hanging():
+        find_dataset("tiny", downloads=tmp_path)
+
+    assert mirror.files[f"/{place.name}"] == place.read_bytes()
 
 
 def test_server_that_fails_for_a_moment_is_asked_again(tmp_path: Path, mirror: Mirror) -> None:
