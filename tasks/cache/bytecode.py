@@ -56,7 +56,7 @@ class CheckedFinder:
         if fullname.partition(".")[0] not in PACKAGES:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec and type(spec.loader) is SourceFileLoader:
+        if spec and isinstance(spec.loader, SourceFileLoader):  # or what a library made of it
             spec.loader = CheckedLoader(spec.loader.name, spec.loader.path)
         return spec
 

@@ -234,7 +234,7 @@ class OwnModules:
         spec = PathFinder.find_spec(fullname, path or [folder])
         if spec is None or not str(spec.origin).startswith(f"{folder}/"):
             return None
-        if type(spec.loader) is SourceFileLoader:
+        if isinstance(spec.loader, SourceFileLoader):
             spec.loader = DigestedLoader(fullname, spec.loader.path)
         return spec
 
@@ -267,7 +267,7 @@ def use_modules(reach: Reach) -> str:
     if OwnModules not in sys.meta_path:
         sys.meta_path.insert(0, OwnModules)
     loaded = {
-        name for name, module in sys.modules.items()
+        name for name, module in list(sys.modules.items())  # another thread may import
         if isinstance(getattr(module, "__loader__", None), DigestedLoader)
     }  # fmt: skip
     for name in loaded:

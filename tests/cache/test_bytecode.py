@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import FileFinder, SourceFileLoader
 from pathlib import Path
 
 import pytest
 from programs import ROOT
 
-from tasks.cache.bytecode import CheckedLoader
+from tasks.cache.bytecode import CheckedFinder, CheckedLoader
 
 
 @pytest.fixture
@@ -92,3 +93,18 @@ def test_bytecode_that_python_made_is_not_taken(source: Path) -> None:
 def test_folder_that_cannot_be_written_is_no_error(source: Path) -> None:
     (source.parent / "__pycache__").write_text("not a folder")
     assert value_in(source) == 1
+
+
+def test_loader_that_a_library_has_put_in_pythons_place_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As beartype's, which comes with what Prefect imports."""
+
+    class Loader(SourceFileLoader):
+        pass
+
+    monkeypatch.setattr(sys, "path_hooks", [FileFinder.path_hook((Loader, [".py"]))])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    found = CheckedFinder.find_spec("tasks.load", [str(ROOT / "tasks")])
+    assert found is not None
+    assert type(found.loader) is CheckedLoader
