@@ -63,7 +63,7 @@ def without_pictures(settings: RunSettings) -> RunSummary:
         checked = validate(raw, settings.rules("stripes"), store)
         ready = preprocessing.result()
         model = train(ready, plan, store)
-        metrics = evaluate(model, plan.model, plan.threads, ready, store)
+        metrics = evaluate(model, plan.model, plan.threads, plan.seed, ready, store)
         return publish(settings, plan, raw, checked, model, metrics, None, none, none, store)
 
 

@@ -208,7 +208,8 @@ def test_its_processes_work_together_outside_of_containers(
                     told[name] = told[name].replace(there, instead)
                 assert value == told[name] or name in ADDRESSES, name
             told |= {n: str(p) for n, p in ((PORT, api), (HEALTH, health)) if n in told}
-            return {**environment_in(tmp_path / f"home-{service}"), **told}
+            allowed = {"PIPELINE_DATA_DIRS": str(tmp_path)}  # where the dataset is
+            return {**environment_in(tmp_path / f"home-{service}"), **allowed, **told}
 
         stack = Operated(tmp_path, database)
         made = open_stack(tmp_path / "known", {PORT: str(api)})

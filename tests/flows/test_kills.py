@@ -60,11 +60,16 @@ def killed(
         for number, root in enumerate(roots)
     ]
     runs: dict[Path, dict[str, Any]] = {}
-    for root, program in zip(roots, programs, strict=True):
-        stdout, stderr = program.communicate(timeout=2 * HANG_SECONDS)
-        assert program.returncode == 0, f"{SEED}={seed}\n{stderr}"
-        lines = [json.loads(line) for line in stdout.splitlines()]
-        runs |= {root / line.pop("folder"): line for line in lines}
+    try:
+        for root, program in zip(roots, programs, strict=True):
+            stdout, stderr = program.communicate(timeout=2 * HANG_SECONDS)
+            assert program.returncode == 0, f"{SEED}={seed}\n{stderr}"
+            lines = [json.loads(line) for line in stdout.splitlines()]
+            runs |= {root / line.pop("folder"): line for line in lines}
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate()
     return runs
 
 
