@@ -284,7 +284,7 @@ def test_operators_block_is_told_of_failures(stack: Operated, inbox: tuple[str, 
     page = f"{stack.stack.api_url.removesuffix('/api')}/runs/flow-run/{run}"
     failed, invalid = sorted(messages)
     assert re.fullmatch(rf"A run has failed: blank-mlp-1-.* 2 of 19 .* {page}", failed, re.DOTALL)
-    found = "2 errors, 0 warnings; 19 of 39 checks made"
+    found = "2 errors, 0 warnings; 19 of 43 checks made"
     assert f"Validation has failed for blank: {found} {page}" == invalid
     assert comes_true(lambda: "mnist: validation has failed" in stack.triggered())
 
