@@ -54,12 +54,14 @@ def file_errors(rule: str, advice: str) -> Iterator[None]:
 
 
 def require_utf8(path: Path, error: type[PipelineError]) -> Path:
-    """The path, if it can stand in JSON, as Prefect keeps what is set and logged; else an error."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as reason:
-        rule, advice = "Names of files and folders must be text in UTF-8.", "Rename it, or choose "
-        raise error(rule, received=ascii(str(path)), advice=f"{advice}another.") from reason
+    """The path, if it can stand in JSON, as Prefect keeps what is set and logged; else an error.
+
+    No file system has names with NUL in them, and what Python makes of one differs by version.
+    """
+    name = str(path)
+    if "\0" in name or name.encode(errors="ignore").decode() != name:
+        rule = "Names of files and folders must be text in UTF-8, without NUL."
+        raise error(rule, received=ascii(name), advice="Rename it, or choose another.")
     return path
 
 
