@@ -207,7 +207,6 @@ def test_source_names_the_content_of_its_files_not_their_place(tmp_path: Path) -
         ("no/such/folder", ", which is not there"),
         ("absent.npz", ", which is not there"),
         ("x" * 300, ": File name too long"),
-        ("nul\0", ", which is not there"),
     ],
 )
 def test_unknown_dataset_is_refused_with_the_known_names(
@@ -436,8 +435,15 @@ def test_dataset_in_a_folder_whose_name_is_no_utf_8_is_refused(
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xff"))
     write_idx_folder(folder / "digits", tiny_arrays())
     monkeypatch.chdir(folder)
-    with pytest.raises(DatasetError, match=r"in UTF-8\. Received: '.*/m.udcff/digits'"):
+    with pytest.raises(
+        DatasetError, match=r"in UTF-8, without NUL\. Received: '.*/m.udcff/digits'"
+    ):
         find_dataset("digits", downloads=tmp_path)
+
+
+def test_name_with_nul_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"without NUL\. Received: '.*/m.x00'"):
+        find_dataset("m\0", downloads=tmp_path)
 
 
 def test_source_that_was_deleted_has_changed(tmp_path: Path) -> None:
