@@ -31,7 +31,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import StringConstraints
 
 from tasks.cache.processor import processor
-from tasks.cache.source import Source, follow, read_source
+from tasks.cache.source import Source, follow, noted_source
 from tasks.records import Record
 
 # Where this project lies, and where, if it is installed beside everybody else's packages, only
@@ -244,7 +244,7 @@ def _file_of(root: str, module: str, listed: Callable[[str], frozenset[str]]) ->
 def _read(path: str, module: str, stamp: tuple[int, ...]) -> Source:
     """The source of a module. `stamp` only keys the memory."""
     del stamp
-    return read_source(path, module)
+    return noted_source(path, module)
 
 
 def _top_level(module: str) -> str:
