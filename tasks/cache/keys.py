@@ -31,7 +31,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import StringConstraints
 
 from tasks.cache.processor import processor
-from tasks.cache.source import Source, follow, noted_source
+from tasks.cache.source import Source, follow, listing, noted_source
 from tasks.records import Record
 
 # Where this project lies, and where, if it is installed beside everybody else's packages, only
@@ -198,7 +198,7 @@ def _reached(module: str, root: Path) -> dict[str, Source]:
     """The sources that a module reaches, by file, in the order of their names."""
     own = {*PROJECT_PACKAGES, _top_level(module)}
     roots = {str(folder): folder.name in SHARED_FOLDERS for folder in (root, PROJECT_ROOT)}
-    listed = cache(_listing)  # each folder once, as it is now
+    listed = cache(listing)  # each folder once, as it is now
     files: dict[str, str] = {}
 
     def read(name: str) -> Source | None:
@@ -215,13 +215,6 @@ def _reached(module: str, root: Path) -> dict[str, Source]:
 
     reached = follow(module, read)
     return dict(sorted((files[name], source) for name, source in reached.items()))
-
-
-def _listing(folder: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208 - as in _file_of
-    except OSError:
-        return frozenset()
 
 
 def _file_of(root: str, module: str, listed: Callable[[str], frozenset[str]]) -> str | None:

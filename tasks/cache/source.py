@@ -147,12 +147,19 @@ def follow(module: str, read: Callable[[str], Source | None]) -> dict[str, Sourc
     return reached
 
 
+def listing(folder: str) -> frozenset[str]:
+    """The names in a folder; none if it cannot be read."""
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - text
+    except OSError:
+        return frozenset()
+
+
 def _modules_beside(package: Source) -> Iterator[str]:
     """What may be modules of a package: any of them can be in its `__all__`."""
     folder, _, file = package.path.rpartition("/")
-    with suppress(OSError):
-        names = os.listdir(folder) if file == "__init__.py" else ()  # noqa: PTH208 - text
-        yield from (name.removesuffix(".py") for name in names)
+    names = listing(folder) if file == "__init__.py" else ()
+    return (name.removesuffix(".py") for name in names)
 
 
 def _imported(node: ast.AST, package: str) -> Iterator[str]:
