@@ -58,8 +58,9 @@ SHOWN = 3  # names in one reason, before "and 4 more"
 class Ingredients(Record):
     """What a stage's result is made of.
 
-    `code`: SHA-256 of each file; `libraries`: versions, and the processor where TensorFlow is one
-    of them; `inputs`: JSON, by parameter.
+    `code`: SHA-256 by file, relative to the folder of its package. `libraries`: installed version
+    by distribution, and Python's own; where TensorFlow is one of them, the processor, which decides
+    the last bits of its sums. `inputs`: JSON, by parameter.
     """
 
     stage: Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$")]  # a function's name
@@ -75,12 +76,7 @@ class Ingredients(Record):
 
 
 class Fingerprint(NamedTuple):
-    """What a stage's result depends on besides its inputs.
-
-    `code`: SHA-256 by file, relative to the folder of its package.
-    `libraries`: installed version by distribution, and Python's own; where TensorFlow is one of
-    them, the processor, which decides the last bits of its sums.
-    """
+    """What a stage's result depends on besides its inputs, as in `Ingredients`."""
 
     code: dict[str, str]
     libraries: dict[str, str]
