@@ -39,18 +39,7 @@ COPY_BYTES = 1 << 20
 PARTIAL = places.PARTIAL
 HEADER_VERSION = (1, 0)  # of the .npy files that are written here
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-# What lies in the root of a store, `downloads` and `warm` included, which others make.
-OURS = {
-    "accounts",
-    "blobs",
-    "checkpoints",
-    "digests",
-    "downloads",
-    "latest",
-    "locks",
-    "results",
-    "warm",
-}
+MADE_BY_OTHERS = {"digests", "downloads", "warm"}  # in the root of a store
 
 # Files whose bytes this process has digested: (path, inode, size, modification time).
 _intact: set[tuple[Path, int, int, int]] = set()
@@ -191,16 +180,16 @@ class Store(Record):
         Returns a sentence for each folder that was open to others. Raises StoreError for one that
         belongs to somebody else, and when something cannot be created.
         """
+        ours = [name for name, value in vars(Store).items() if isinstance(value, Folder)]
         notes = []
-        folders = (self.blobs, self.results, self.accounts, self.latest, self.checkpoints)
-        for folder in (self.root, *folders, self.locks):
+        for folder in (self.root, *(self.root / name for name in ours)):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                notes += _made_private(folder, shared=folder == self.root and self._is_shared())
+                others = {path.name for path in self.root.iterdir()}.difference(
+                    ours, MADE_BY_OTHERS
+                )
+                notes += _made_private(folder, shared=folder == self.root and bool(others))
         return notes
-
-    def _is_shared(self) -> bool:
-        return not {path.name for path in self.root.iterdir()} <= OURS
 
     def path(self, ref: BlobRef) -> Path:
         """The place of a stored file, whether or not it is there."""

@@ -41,7 +41,7 @@ class CheckedLoader(SourceFileLoader):
         code = self.source_to_code(source, place)
         if not sys.dont_write_bytecode:
             with suppress(OSError):
-                _write(Path(compiled), header + marshal.dumps(code))
+                write_whole(Path(compiled), header + marshal.dumps(code))
         return code
 
 
@@ -67,7 +67,7 @@ def check_bytecode() -> None:
         sys.meta_path.insert(sys.meta_path.index(PathFinder), CheckedFinder)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Whole or not at all, whoever else writes it."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")

@@ -2,7 +2,6 @@
 
     <cache dir>/results/<cache key>         one entry, its digest in the first line
     <cache dir>/latest/<stage>/<cache key>  the ingredients of one of the stage's latest runs
-    <cache dir>/locks/<cache key>           while somebody looks the result up or computes it
 
 An entry proves that it is whole: by the digest over its text, and by its name, which is the digest
 of the ingredients in it. Who wrote it, it does not prove: what can write here is this user's own.
@@ -13,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,6 @@ from pydantic import AwareDatetime, Field
 from tasks.cache.blobs import Store, errors_named, write_atomically
 from tasks.cache.keys import Ingredients, how_different
 from tasks.cache.places import file_status, locked_folder, make_way, read_file, regular_files
-from tasks.cache.sharing import held
 from tasks.errors import EntryError, StoreError, reason_of
 from tasks.records import (
     DatasetRef,
@@ -148,15 +146,6 @@ class Entries:
         with errors_named(path):
             make_way(path)
         write_atomically(path, _sealed(entry))
-
-    @contextmanager
-    def locked(self, key: str, on_waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold a key's lock: the kernel's, which ends with its owner, however that ends.
-
-        `on_waiting` is called when somebody else holds it.
-        """
-        with held(self.store.locks / key, on_waiting):
-            yield
 
     def remember(self, ingredients: Ingredients) -> None:
         """Note a run, for the next one's reasons. What cannot be noted is only not told."""

@@ -150,10 +150,15 @@ def prune(
     """
     now = time.time()
     oldest = -math.inf if max_age is None else now - max_age.total_seconds()
-    room = math.inf if max_bytes is None else max_bytes
+    room = math.inf if max_bytes is None else float(max_bytes)
+    return _pruned(entries, oldest, room, unnamed_before=now - UNFINISHED_SECONDS)
+
+
+def _pruned(entries: Entries, oldest: float, room: float, unnamed_before: float) -> Pruned:
+    store, pruned = entries.store, Pruned()
     sweep(entries)
-    with locked_folder(entries.store.root, alone=True):
-        in_use = used_since(entries.store)
+    with locked_folder(store.root, alone=True):
+        in_use = used_since(store)
         items, kept, named = inventory(entries), 0, set[BlobRef]()
         for item in items:
             more, used = named.union(item.files.values()), item.used.timestamp()
@@ -161,37 +166,23 @@ def prune(
             if used < in_use and (used < oldest or too_much):
                 break
             kept, named = kept + 1, more
-        pruned = _removed(entries, items[:kept], items[kept:], in_use, now - UNFINISHED_SECONDS)
-    _remove_trainings(entries, oldest, pruned)
-    prune_notes(entries.store, oldest)
-    return pruned
-
-
-def _removed(
-    entries: Entries, kept: list[Item], gone: list[Item], in_use: float, unnamed_before: float
-) -> Pruned:
-    """Remove results and their files, unless a kept one names them, and other old files."""
-    path_of, pruned = entries.store.path, Pruned()
-    pruned.results = sum(_remove(entries.path(item.key)) for item in gone)
-    keep = {path_of(ref) for item in kept for ref in item.files.values()}
-    loose = {path_of(ref) for item in gone for ref in item.files.values()}
-    for path, status in _files(entries.store.blobs, BLOB):
-        if path in keep or status.st_mtime >= in_use:
-            continue
-        if (path in loose or status.st_mtime < unnamed_before) and _remove(path):
-            pruned.files += 1
-            pruned.size_bytes += status.st_size
-    return pruned
-
-
-def _remove_trainings(entries: Entries, before: float, pruned: Pruned) -> None:
-    """Remove the checkpoints that were written before a moment, but of no training under way."""
-    for checkpoints in all_checkpoints(entries.store):
-        with held_if_free(entries.store.locks / checkpoints.key) as is_free:
-            if is_free and checkpoints.written().timestamp() < before:
+        pruned.results = sum(_remove(entries.path(item.key)) for item in items[kept:])
+        keep = {store.path(ref) for ref in named}
+        loose = {store.path(ref) for item in items[kept:] for ref in item.files.values()}
+        for path, status in _files(store.blobs, BLOB):
+            if path in keep or status.st_mtime >= in_use:
+                continue
+            if (path in loose or status.st_mtime < unnamed_before) and _remove(path):
+                pruned.files += 1
+                pruned.size_bytes += status.st_size
+    for checkpoints in all_checkpoints(store):
+        with held_if_free(store.locks / checkpoints.key) as is_free:
+            if is_free and checkpoints.written().timestamp() < oldest:
                 pruned.trainings += 1
                 pruned.size_bytes += checkpoints.size_bytes()
                 checkpoints.clear()
+    prune_notes(store, oldest)
+    return pruned
 
 
 def prune_notes(store: Store, oldest: float = -math.inf) -> None:
@@ -235,19 +226,12 @@ def clear(store: Store) -> Pruned:
 
     Downloaded datasets stay, and so do the folders, and what runs under way have used.
     """
-    entries = Entries(store)
-    sweep(entries)
-    with locked_folder(store.root, alone=True):
-        in_use = used_since(store)
-        items = inventory(entries)
-        kept = [item for item in items if item.used.timestamp() >= in_use]
-        pruned = _removed(entries, kept, items[len(kept) :], in_use, math.inf)
+    pruned = _pruned(Entries(store), math.inf, math.inf, unnamed_before=math.inf)
     folders = [path for path in store.latest.glob("*/") if is_folder(path)]
     stages = {path: KEY for path in folders if STAGE.fullmatch(path.name)}
-    for folder, name in {store.latest: STAGE, **stages, store.root / "warm": NOTE}.items():
+    for folder, name in {store.latest: STAGE, **stages}.items():
         for path, _ in _files(folder, name):
             _remove(path)
-    _remove_trainings(entries, math.inf, pruned)
     return pruned
 
 

@@ -31,7 +31,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import StringConstraints
 
 from tasks.cache.processor import processor
-from tasks.cache.source import Source, follow, read_source
+from tasks.cache.source import Source, follow, listing, noted_source
 from tasks.records import Record
 
 # Where this project lies, and where, if it is installed beside everybody else's packages, only
@@ -58,8 +58,9 @@ SHOWN = 3  # names in one reason, before "and 4 more"
 class Ingredients(Record):
     """What a stage's result is made of.
 
-    `code`: SHA-256 of each file; `libraries`: versions, and the processor where TensorFlow is one
-    of them; `inputs`: JSON, by parameter.
+    `code`: SHA-256 by file, relative to the folder of its package. `libraries`: installed version
+    by distribution, and Python's own; where TensorFlow is one of them, the processor, which decides
+    the last bits of its sums. `inputs`: JSON, by parameter.
     """
 
     stage: Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w*$")]  # a function's name
@@ -75,12 +76,7 @@ class Ingredients(Record):
 
 
 class Fingerprint(NamedTuple):
-    """What a stage's result depends on besides its inputs.
-
-    `code`: SHA-256 by file, relative to the folder of its package.
-    `libraries`: installed version by distribution, and Python's own; where TensorFlow is one of
-    them, the processor, which decides the last bits of its sums.
-    """
+    """What a stage's result depends on besides its inputs, as in `Ingredients`."""
 
     code: dict[str, str]
     libraries: dict[str, str]
@@ -198,7 +194,7 @@ def _reached(module: str, root: Path) -> dict[str, Source]:
     """The sources that a module reaches, by file, in the order of their names."""
     own = {*PROJECT_PACKAGES, _top_level(module)}
     roots = {str(folder): folder.name in SHARED_FOLDERS for folder in (root, PROJECT_ROOT)}
-    listed = cache(_listing)  # each folder once, as it is now
+    listed = cache(listing)  # each folder once, as it is now
     files: dict[str, str] = {}
 
     def read(name: str) -> Source | None:
@@ -215,13 +211,6 @@ def _reached(module: str, root: Path) -> dict[str, Source]:
 
     reached = follow(module, read)
     return dict(sorted((files[name], source) for name, source in reached.items()))
-
-
-def _listing(folder: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208 - as in _file_of
-    except OSError:
-        return frozenset()
 
 
 def _file_of(root: str, module: str, listed: Callable[[str], frozenset[str]]) -> str | None:
@@ -244,7 +233,7 @@ def _file_of(root: str, module: str, listed: Callable[[str], frozenset[str]]) ->
 def _read(path: str, module: str, stamp: tuple[int, ...]) -> Source:
     """The source of a module. `stamp` only keys the memory."""
     del stamp
-    return read_source(path, module)
+    return noted_source(path, module)
 
 
 def _top_level(module: str) -> str:

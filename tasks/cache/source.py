@@ -4,20 +4,27 @@
            unfollowed=("line 7: importlib.import_module(name)",), …)
 
 It is read, never run, and digested as a syntax tree without docstrings: comments, layout and
-documentation do not count.
+documentation do not count. Parsing takes most of the time, so what was found is noted beside the
+bytecode, `__pycache__/nets.cpython-311.source`, under a digest of it and of all that decides it:
+the text, the module's name, and the code that reads, as it runs.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import marshal
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks import PARSING
+from tasks.cache.bytecode import write_whole
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # Of each kind of node the fields that count. Whether a name is read or written (`ctx`), its place
@@ -40,6 +47,8 @@ HIDING_BUILTINS = {"exec", "eval"}
 HIDING_IN_SYS = {"path", "modules"}
 ALL, STAR = "__all__", ".*"
 SHOWN = 60  # letters of a piece of code
+# Of this module's own code, rather than of its file, which may be another by now.
+READER = hashlib.sha256(marshal.dumps(sys._getframe().f_code, 2)).hexdigest()  # noqa: SLF001
 
 
 class Source(NamedTuple):
@@ -54,6 +63,28 @@ class Source(NamedTuple):
     imports: tuple[str, ...]
     lists_all: bool
     unfollowed: tuple[str, ...]
+
+
+def noted_source(path: str, module: str) -> Source:
+    """What `read_source` gives, from its note if that is whole and of this very text."""
+    text = Path(path).read_bytes()
+    note = Path(cache_from_source(path)).with_suffix(".source")
+    with suppress(OSError, ValueError):
+        seal, _, found = note.read_bytes().partition(b"\n")
+        if seal == _seal(path, module, text, found):
+            sha256, imports, lists_all, unfollowed = json.loads(found)
+            return Source(path, sha256, tuple(imports), lists_all, tuple(unfollowed))
+    source = read_source(path, module, text)
+    if not sys.dont_write_bytecode:
+        content = json.dumps(source[1:]).encode()
+        with suppress(OSError):
+            write_whole(note, _seal(path, module, text, content) + b"\n" + content)
+    return source
+
+
+def _seal(path: str, module: str, text: bytes, content: bytes) -> bytes:
+    made_of = READER, sys.version, path, module, text, content
+    return hashlib.sha256(repr(made_of).encode()).hexdigest().encode()
 
 
 def read_source(path: str, module: str, text: bytes | None = None) -> Source:
@@ -116,12 +147,19 @@ def follow(module: str, read: Callable[[str], Source | None]) -> dict[str, Sourc
     return reached
 
 
+def listing(folder: str) -> frozenset[str]:
+    """The names in a folder; none if it cannot be read."""
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - text
+    except OSError:
+        return frozenset()
+
+
 def _modules_beside(package: Source) -> Iterator[str]:
     """What may be modules of a package: any of them can be in its `__all__`."""
     folder, _, file = package.path.rpartition("/")
-    with suppress(OSError):
-        names = os.listdir(folder) if file == "__init__.py" else ()  # noqa: PTH208 - text
-        yield from (name.removesuffix(".py") for name in names)
+    names = listing(folder) if file == "__init__.py" else ()
+    return (name.removesuffix(".py") for name in names)
 
 
 def _imported(node: ast.AST, package: str) -> Iterator[str]:

@@ -24,16 +24,6 @@ AnyShape = Shaped[np.ndarray, "..."]
 HeldOut = tuple[Any, Any, Any]
 
 
-def require_known(others: Mapping[str, object]) -> None:
-    """Raise ModelError for arguments of `keras.Model.fit`, or of nobody, that mean nothing here."""
-    _require(
-        not others,
-        "fit takes batch size, epochs and seed from the plan, and images by `rows`.",
-        sorted(others),
-        advice="Leave them out; what may be given stands in its signature.",
-    )
-
-
 def plan_within_bounds(plan: TrainingPlan) -> TrainingPlan:
     """The plan, checked although `model_copy` does not. Raises ModelError."""
     try:
@@ -102,17 +92,22 @@ def require_fitting(
     _require(least >= 0 and most < len(images), rule, f"{least} … {most}")
 
 
-def require_shiftable(plan: TrainingPlan, pixels: int, image_shape: tuple[int, ...] | None) -> None:
-    """Raise ModelError if images are to be moved whose shape is not known, or is another."""
-    fits = not plan.shift_pixels if image_shape is None else math.prod(image_shape) == pixels
+def require_meaningful(
+    plan: TrainingPlan,
+    initial_epoch: int,
+    pixels: int,
+    image_shape: tuple[int, ...] | None,
+    others: Mapping[str, object],
+) -> None:
+    """Raise ModelError for arguments that mean nothing here, or nothing for this plan."""
+    rule = "fit takes batch size, epochs and seed from the plan, and images by `rows`."
+    advice = "Leave them out; what may be given stands in its signature."
+    _require(not others, rule, sorted(others), advice)
+    rule = f"initial_epoch says how many epochs are done, 0 … {plan.epochs}."
+    _require(0 <= initial_epoch <= plan.epochs, rule, initial_epoch)
     rule = f"image_shape, which shifts need, must be of {pixels} values."
+    fits = not plan.shift_pixels if image_shape is None else math.prod(image_shape) == pixels
     _require(fits, rule, image_shape)
-
-
-def require_epoch(initial_epoch: int, epochs: int) -> None:
-    """Raise ModelError unless so many epochs can have been trained."""
-    rule = f"initial_epoch says how many epochs are done, 0 … {epochs}."
-    _require(0 <= initial_epoch <= epochs, rule, initial_epoch)
 
 
 def _require_counts(images: int, **others: Any) -> None:

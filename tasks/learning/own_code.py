@@ -45,7 +45,7 @@ from tasks.cache.keys import (
     SHARED_FOLDERS,
     version_of,
 )
-from tasks.cache.source import Source, follow, read_source
+from tasks.cache.source import Source, follow, listing, read_source
 from tasks.errors import ModelError
 
 ENDINGS = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in Python's own order
@@ -127,7 +127,7 @@ class Search:
         self._path = [str(path.parent), *(os.path.abspath(folder) for folder in sys.path)]  # noqa: PTH100 - text
         # `from . import x`, which Python refuses outside of a package, names "".
         self._known = {path.stem: Place(str(path)), "": Place(None)}
-        self._entries = cache(_entries)  # each folder once, as it is now
+        self._entries = cache(listing)  # each folder once, as it is now
 
     def place(self, module: str) -> Place:
         """Where a module is; nowhere, if it is one of those that Python brings without a file."""
@@ -157,13 +157,6 @@ def _place_in(
         if name in entries and os.path.isdir(f"{folder}/{name}"):  # noqa: PTH112 - text
             portions.append(f"{folder}/{name}")
     return Place(None, tuple(portions))
-
-
-def _entries(folder: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208 - text
-    except OSError:
-        return frozenset()
 
 
 def _found_by_others(module: str) -> Place:

@@ -28,10 +28,8 @@ from tasks.learning.arguments import (
     held_out,
     image_weights,
     plan_within_bounds,
-    require_epoch,
     require_fitting,
-    require_known,
-    require_shiftable,
+    require_meaningful,
 )
 from tasks.learning.backend import keras, tf
 from tasks.records import EpochMetrics, TrainingPlan
@@ -97,11 +95,9 @@ def fit(
     hears now and then how many epochs are done, with a fraction of the current one.
     `initial_epoch`: epochs done earlier.
     """
-    require_known(others)
     plan, callbacks = plan_within_bounds(plan), flat(callbacks)
-    require_epoch(initial_epoch, plan.epochs)
     pixels = math.prod(images.shape[1:])
-    require_shiftable(plan, pixels, image_shape)
+    require_meaningful(plan, initial_epoch, pixels, image_shape, others)
     weights = image_weights(labels, sample_weight, class_weight)
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
     require_fitting(model, images, labels, weights, rows)

@@ -36,6 +36,7 @@ from tasks.cache.blobs import Store
 from tasks.cache.checkpoints import Checkpoints
 from tasks.cache.entries import Entries, Entry
 from tasks.cache.keys import Fingerprint, Ingredients, content_of, fingerprint_of, what_changed
+from tasks.cache.sharing import held
 from tasks.errors import PayloadError
 from tasks.orchestration.account import Account, CallRecord, listener
 from tasks.records import StageRecord
@@ -177,7 +178,7 @@ def _cached_call(call: Call, given: dict[str, Any], compute: Callable[[], Any]) 
         return _not_kept(call, _computed(call, compute))
     made_of = Ingredients(stage=call.stage, **call.imported._asdict(), inputs=inputs)
     entries = Entries(store)
-    with entries.locked(made_of.key, on_waiting=_say_waiting):
+    with held(store.locks / made_of.key, on_waiting=_say_waiting):
         found, damage = entries.look_up(made_of.key)
         if found is not None:
             Checkpoints(store, made_of.key).clear()  # of a run that was killed before it did

@@ -23,14 +23,13 @@ from tasks.server.configured import (
 from tasks.server.home import UI_URL, open_stack, require_certificates
 from tasks.server.own import OwnServer, without_heartbeats
 from tasks.terminal.shadows import require_no_shadows
-from tasks.terminal.streams import prepare_streams
+from tasks.terminal.streams import EXIT_FAILED, prepare_streams
 
 if TYPE_CHECKING:  # imported below where needed: the server's start comes first
     from tasks.records import RunSummary, StageRecord
     from tasks.settings import RunSettings
     from tasks.terminal.display import Display
 
-EXIT_FAILED = 1
 SIGNAL_EXIT = 128  # plus the signal's number, as shells have it
 # What ends a run from outside, and what it is called.
 ENDINGS = {

@@ -28,7 +28,7 @@ from tasks.cache.housekeeping import (
     sweep,
 )
 from tasks.cache.keys import Ingredients
-from tasks.cache.sharing import run_under_way
+from tasks.cache.sharing import held, run_under_way
 from tasks.records import EpochMetrics, Metrics
 from tasks.settings import RunSettings
 from tasks.terminal.cache_command import main
@@ -397,7 +397,7 @@ class TestWhatKilledRunsLeave:
     ) -> None:
         """As with `--refresh`, beside the earlier result."""
         running = cut_off(store, keep(store, "train", content=1))
-        with Entries(store).locked(running.key, pytest.fail):
+        with held(store.locks / running.key, pytest.fail):
             sweep_up()
         assert len(list(running.folder.iterdir())) == 2
 
@@ -411,7 +411,7 @@ class TestWhatKilledRunsLeave:
         assert files_below(store.locks) == {"notes.txt"}
 
     def test_lock_that_is_held_stays(self, store: Store, sweep_up: Callable[[], None]) -> None:
-        with Entries(store).locked(OTHER_KEY, pytest.fail), run_under_way(store):
+        with held(store.locks / OTHER_KEY, pytest.fail), run_under_way(store):
             before = files_below(store.locks)
             sweep_up()
             assert len(before) == 2
@@ -551,7 +551,7 @@ class TestWhileARunGoesOn:
         self, store: Store, remove: Callable[[Store], Pruned]
     ) -> None:
         running = cut_off(store)
-        with Entries(store).locked(running.key, pytest.fail), run_under_way(store):
+        with held(store.locks / running.key, pytest.fail), run_under_way(store):
             remove(store)
         assert running.size_bytes()
 

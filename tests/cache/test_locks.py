@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.cache.blobs import Store
-from tasks.cache.entries import Entries
+from tasks.cache.sharing import held
 
 KEY = 64 * "a"
 # Holds a lock until its standard input closes, or until it is killed.
@@ -19,16 +19,11 @@ HOLDER = """
 import sys
 from pathlib import Path
 from tasks.cache.blobs import Store
-from tasks.cache.entries import Entries
-with Entries(Store(root=Path(sys.argv[1]))).locked(sys.argv[2], lambda: None):
+from tasks.cache.sharing import held
+with held(Store(root=Path(sys.argv[1])).locks / sys.argv[2], lambda: None):
     print("held", flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture
-def entries(store: Store) -> Entries:
-    return Entries(store)
 
 
 @pytest.fixture
@@ -49,34 +44,37 @@ def other_process(store: Store) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_free_lock_is_taken_without_a_word_and_leaves_no_file(entries: Entries) -> None:
-    with entries.locked(KEY, on_waiting=pytest.fail):
-        assert [KEY] == [path.name for path in entries.store.locks.iterdir()]
+def test_free_lock_is_taken_without_a_word_and_leaves_no_file(store: Store) -> None:
+    with held(store.locks / KEY, on_waiting=pytest.fail):
+        assert [KEY] == [path.name for path in store.locks.iterdir()]
 
-    assert list(entries.store.locks.iterdir()) == []
+    assert list(store.locks.iterdir()) == []
 
 
-def test_locks_of_other_keys_are_free(entries: Entries) -> None:
-    with entries.locked(KEY, on_waiting=pytest.fail), entries.locked(64 * "b", pytest.fail):
+def test_locks_of_other_keys_are_free(store: Store) -> None:
+    with (
+        held(store.locks / KEY, on_waiting=pytest.fail),
+        held(store.locks / (64 * "b"), pytest.fail),
+    ):
         pass
 
 
-def test_lock_is_given_back_when_the_block_fails(entries: Entries) -> None:
-    with pytest.raises(ValueError, match="as it should"), entries.locked(KEY, pytest.fail):
+def test_lock_is_given_back_when_the_block_fails(store: Store) -> None:
+    with pytest.raises(ValueError, match="as it should"), held(store.locks / KEY, pytest.fail):
         raise ValueError("as it should")
-    with entries.locked(KEY, on_waiting=pytest.fail):
+    with held(store.locks / KEY, on_waiting=pytest.fail):
         pass
 
 
-def test_other_thread_waits_its_turn(entries: Entries) -> None:
+def test_other_thread_waits_its_turn(store: Store) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with entries.locked(KEY, on_waiting=lambda: order.append("waits")):
+        with held(store.locks / KEY, on_waiting=lambda: order.append("waits")):
             order.append("second")
 
     with ThreadPoolExecutor() as pool:
-        with entries.locked(KEY, on_waiting=pytest.fail):
+        with held(store.locks / KEY, on_waiting=pytest.fail):
             waiting = pool.submit(second)
             while not order:
                 assert not waiting.done()
@@ -94,7 +92,7 @@ def test_other_thread_waits_its_turn(entries: Entries) -> None:
     ],
 )
 def test_whoever_waits_for_another_process_goes_on_when_it_ends(
-    entries: Entries,
+    store: Store,
     other_process: subprocess.Popen[str],
     end: Callable[[subprocess.Popen[str]], None],
 ) -> None:
@@ -104,5 +102,5 @@ def test_whoever_waits_for_another_process_goes_on_when_it_ends(
         waits.append("once")
         end(other_process)
 
-    with entries.locked(KEY, on_waiting):
+    with held(store.locks / KEY, on_waiting):
         assert waits == ["once"]
