@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import shutil
 from collections.abc import Iterator
 from importlib.util import cache_from_source
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
 import pytest
 from builders import Arrays, Run, place_idx, run_flow, settings_in, stripes
@@ -34,6 +37,21 @@ def _bytecode(checker: str, path: str) -> str:
 
 
 jaxtyping_hook._optimized_cache_from_source = _bytecode
+
+_parse = ast.parse
+_parsing = RLock()
+
+
+def _parse_alone(*args: Any, **options: Any) -> Any:
+    """One thread at a time, see PARSING in tasks/__init__.py.
+
+    What a stage imports, pytest and jaxtyping parse to change it, while other stages digest code.
+    """
+    with _parsing:
+        return _parse(*args, **options)
+
+
+ast.parse = _parse_alone
 
 
 def pytest_collection_finish() -> None:
