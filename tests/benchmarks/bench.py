@@ -149,11 +149,20 @@ def lasting_server(environment: dict[str, str]) -> Iterator[dict[str, str]]:
         server.wait()
 
 
+def inherited() -> dict[str, str]:
+    """This environment without what is set of Prefect and of the pipeline.
+
+    Python keeps bytecode, as it does unless it is told not to: what is measured comes after a
+    process that has compiled the code.
+    """
+    settings = ("PREFECT_", "MNIST_", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+
+
 def environment_in(home: Path) -> dict[str, str]:
     """This environment with a Prefect home of its own, its database made beforehand."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MNIST_"))}
     environment = {
-        **inherited,
+        **inherited(),
         "PREFECT_HOME": str(home),
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
@@ -213,11 +222,10 @@ def measure_times(work: Path, environment: dict[str, str], rounds: int) -> dict[
 def measure_keys(rounds: int) -> float:
     """Median milliseconds for the code and libraries of all stages, and their keys.
 
-    Where Python keeps bytecode, after a first process has noted what it read of the sources.
+    The first process, which notes what it finds in the sources, does not count.
     """
     command = [sys.executable, "-c", KEYS]
-    keeping = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    _, *taken = (float(run(command, keeping)[1]) for _ in range(1 + rounds))
+    _, *taken = (float(run(command, inherited())[1]) for _ in range(1 + rounds))
     return statistics.median(taken)
 
 
