@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tasks.errors import DatasetError
-from tasks.sources.stream import Stream, intact
+from tasks.sources.files import intact
+from tasks.sources.stream import Stream
 
 MOST_CLASSES = 256  # a label is a uint8
 LONGEST_NAME = 100

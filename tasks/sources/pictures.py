@@ -30,18 +30,14 @@ import numpy as np
 
 from tasks import IMPORTS
 from tasks.errors import DatasetError
-from tasks.sources.examples import LabelStream, Picture
-from tasks.sources.stream import OpenedDataset, Stream, intact
+from tasks.records import AS_IT_IS, Reading
+from tasks.sources.files import intact, some
+from tasks.sources.splits import SPLIT_WORDS, SPLITS
+from tasks.sources.stream import OpenedDataset, Picture, PictureSplit
 from tasks.sources.verified import Opener, open_unverified
 
-SPLIT_FOLDERS = {  # by name, in lower case
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 OTHER_PICTURES = (".tif", ".tiff", ".webp", ".heic", ".heif", ".avif", ".ppm", ".pgm")
-ORDER = ("train", "validation", "test")
 LEFT_BY_DESKTOPS = ("thumbs.db", "desktop.ini", "__macosx")
 FIRST = 64  # pictures in the first piece
 SHOWN = 3  # names in one message
@@ -79,38 +75,29 @@ def picture_files(place: Path) -> list[Path]:
 
 
 def open_pictures(
-    files: Sequence[Path],
-    opener: Opener = open_unverified,
-    *,
-    image_size: tuple[int, int] | None = None,
-    grayscale: bool = False,
+    files: Sequence[Path], opener: Opener = open_unverified, reading: Reading = AS_IT_IS
 ) -> OpenedDataset:
-    """Look at the header of each picture; x_… are (image, row, column[, channel]) uint8.
+    """Look at the header of each picture, as `open_splits` in decoding.py.
 
-    `image_size` (rows, columns) is what all are brought to. Without it their sizes must be the
-    same. If one is in colour, all are, unless `grayscale` is set. Raises DatasetError if classes
-    or sizes differ, or a file is no picture.
+    Raises DatasetError if classes or sizes differ, or a file is no picture.
     """
     with IMPORTS:
-        from tasks.sources.decoding import PictureStream, survey
+        from tasks.sources.decoding import open_splits
 
-    root, splits = _splits_of(files)
+    root, found = _splits_of(files)
     layout = _layout(root)
     if layout.problems:
         raise layout.problems[0]
-    names = _same_classes(splits, root)
-    found = survey(_picture(path, opener) for path in _paths(splits))
-    shape = found.shape(image_size, grayscale=grayscale)
-    streams: dict[str, Stream] = {}
-    for split, classes in splits.items():
+    names = _same_classes(found, root)
+    splits = {}
+    for split, classes in found.items():
         paths = _paths({split: classes})
-        where, pieces = str(paths[0].parents[1]), partial(_pieces, paths, opener)
-        resize = image_size is not None
-        streams[f"x_{split}"] = PictureStream(where, (len(paths), *shape), resize, pieces)
-        counts = [len(classes[name]) for name in names]
-        streams[f"y_{split}"] = LabelStream(where, np.repeat(np.arange(len(names)), counts))
+        labels = np.repeat(np.arange(len(names)), [len(classes[name]) for name in names])
+        pieces = partial(_pieces, paths, opener)
+        splits[split] = PictureSplit(str(paths[0].parents[1]), pieces, labels)
+    streams, done = open_splits(splits, reading)
     recognised = f"pictures in class folders: {len(names)} classes, numbered in the order of names"
-    notes = (recognised, *_passed_over(layout), *found.notes(shape))
+    notes = (recognised, *_passed_over(layout), *done)
     return OpenedDataset(streams, notes, dict(enumerate(names)))
 
 
@@ -118,15 +105,11 @@ def _paths(splits: Mapping[str, Classes]) -> list[Path]:
     return [path for classes in splits.values() for paths in classes.values() for path in paths]
 
 
-def _picture(path: Path, opener: Opener) -> Picture:
-    return Picture(str(path), partial(opener, path))
-
-
 def _pieces(paths: Sequence[Path], opener: Opener, most: int) -> Iterator[list[Picture]]:
     """The first is small: whoever only looks at some pictures decodes few."""
     starts = [0, *range(min(FIRST, most, len(paths)), len(paths), most), len(paths)]
     for start, end in pairwise(starts):
-        yield [_picture(path, opener) for path in paths[start:end]]
+        yield [Picture(str(path), partial(opener, path)) for path in paths[start:end]]
 
 
 def _splits_of(files: Sequence[Path]) -> tuple[Path, dict[str, Classes]]:
@@ -140,13 +123,13 @@ def _splits_of(files: Sequence[Path]) -> tuple[Path, dict[str, Classes]]:
         classes.setdefault(_class_name(folder), []).extend(paths)
     if len(splits) == 1:
         return next(iter(splits)), {"train": next(iter(splits.values()))}
-    return files[0].parents[2], {SPLIT_FOLDERS[f.name.lower()]: c for f, c in splits.items()}
+    return files[0].parents[2], {SPLIT_WORDS[f.name.lower()]: c for f, c in splits.items()}
 
 
 def _same_classes(splits: Mapping[str, Classes], root: Path) -> list[str]:
     names = sorted(splits["train"])
     differences = [
-        f"no pictures of {_some(sorted(set(here) - set(there)))} in {split}"
+        f"no pictures of {some(sorted(set(here) - set(there)), SHOWN)} in {split}"
         for one, other in permutations(splits, 2)
         if "train" in (one, other)
         for here, there, split in [(splits[one], splits[other], other)]
@@ -167,13 +150,8 @@ def _passed_over(layout: Layout) -> list[str]:
     if layout.system:
         notes.append(f"{layout.system:,} hidden files or folders, or a desktop's, passed over")
     if layout.other:
-        notes.append(f"{_some(layout.other)} passed over: no pictures in a class folder")
+        notes.append(f"{some(layout.other, SHOWN)} passed over: no pictures in a class folder")
     return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 # --- layout ----------------------------------------------------------------------------------
@@ -183,12 +161,12 @@ def _layout(place: Path) -> Layout:
     root = _listed(place)
     other = [path.name for path in (*root.other, *root.pictures)]
     layout = Layout({}, other, len(root.system), root.problems)
-    splits = [folder for folder in root.folders if folder.name.lower() in SPLIT_FOLDERS]
+    splits = [folder for folder in root.folders if folder.name.lower() in SPLIT_WORDS]
     if not any(_listed(inner).pictures for folder in splits for inner in _listed(folder).folders):
         _add_classes(layout, "train", root.folders)
         return layout
     layout.other += [f"{folder.name}/" for folder in root.folders if folder not in splits]
-    for folder in sorted(splits, key=lambda folder: ORDER.index(_split_of(folder))):
+    for folder in sorted(splits, key=lambda folder: SPLITS.index(_split_of(folder))):
         _add_split(layout, folder)
     if "train" not in layout.splits:
         raise DatasetError(
@@ -262,7 +240,7 @@ def _formats_not_read(inside: Folder, folder: Path) -> list[DatasetError]:
 
 
 def _split_of(folder: Path) -> str:
-    return SPLIT_FOLDERS[folder.name.lower()]
+    return SPLIT_WORDS[folder.name.lower()]
 
 
 def _class_name(folder: Path) -> str:

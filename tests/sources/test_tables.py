@@ -371,6 +371,10 @@ TABLES = {
         b"label,1x1,1x2,2x1,3x1\n7,0,0,0,0\n",
         "The pixels of a table must come row by row",
     ),
+    "pixels far apart": (
+        b"label,0x0,0x1,1x0,999999x999999\n7,0,0,0,0\n",
+        "The pixels of a table must come row by row",
+    ),
     "index in front": (
         b",label,pixel0,pixel1,pixel2,pixel3\n0,7,0,0,0,0\n",
         (
