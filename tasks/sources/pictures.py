@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, pairwise, permutations
+from itertools import groupby, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -127,13 +127,13 @@ def _splits_of(files: Sequence[Path]) -> tuple[Path, dict[str, Classes]]:
 
 
 def _same_classes(splits: Mapping[str, Classes], root: Path) -> list[str]:
-    names = sorted(splits["train"])
+    train = splits["train"]
+    pairs = [(train, classes, split) for split, classes in splits.items()]
+    pairs += [(classes, train, "train") for classes in splits.values()]
     differences = [
-        f"no pictures of {some(sorted(set(here) - set(there)), SHOWN)} in {split}"
-        for one, other in permutations(splits, 2)
-        if "train" in (one, other)
-        for here, there, split in [(splits[one], splits[other], other)]
-        if set(here) - set(there)
+        f"no pictures of {some(sorted(lacking), SHOWN)} in {split}"
+        for here, there, split in pairs
+        if (lacking := here.keys() - there.keys())
     ]
     if differences:
         raise DatasetError(
@@ -142,7 +142,7 @@ def _same_classes(splits: Mapping[str, Classes], root: Path) -> list[str]:
             where=root,
             advice="Add them, take the class out of the other splits, or make the names the same.",
         )
-    return names
+    return sorted(train)
 
 
 def _passed_over(layout: Layout) -> list[str]:
@@ -195,6 +195,7 @@ def _add_split(layout: Layout, folder: Path) -> None:
             advice="Put them there. If nobody knows their classes, nothing can be learned from "
             "them or measured on them: take the folder away.",
         )
+    layout.problems += inside.problems
     _add_passed_over(layout, folder, inside)
     _add_classes(layout, split, inside.folders)
 
@@ -203,40 +204,37 @@ def _add_classes(layout: Layout, split: str, folders: Sequence[Path]) -> None:
     classes: Classes = {}
     for folder in folders:
         inside = _listed(folder)
-        layout.problems += _formats_not_read(inside, folder)
-        if not inside.pictures:
-            layout.problems += inside.problems
+        layout.problems += _problems_of_class(inside, folder)
+        if inside.pictures:
+            classes.setdefault(_class_name(folder), []).extend(inside.pictures)
+            _add_passed_over(layout, folder, inside)
+        else:
             layout.other.append(f"{folder.name}/")
-            continue
-        if inside.folders:
-            problem = DatasetError(
-                "The folder of a class holds pictures and no further folders.",
-                received=[path.name for path in inside.folders[:SHOWN]],
-                where=folder,
-                advice="Move their pictures up, or the folders out of the dataset.",
-            )
-            layout.problems.append(problem)
-        classes.setdefault(_class_name(folder), []).extend(inside.pictures)
-        _add_passed_over(layout, folder, inside)
     if classes:
         layout.splits[split] = dict(sorted(classes.items()))
 
 
 def _add_passed_over(layout: Layout, folder: Path, inside: Folder) -> None:
-    layout.problems += inside.problems
     layout.system += len(inside.system)
     layout.other += [f"{folder.name}/{path.name}" for path in inside.other]
 
 
-def _formats_not_read(inside: Folder, folder: Path) -> list[DatasetError]:
-    unread = [path.name for path in inside.other if path.suffix.lower() in OTHER_PICTURES]
-    problem = DatasetError(
-        "Pictures must be PNG, JPEG, BMP or GIF.",
-        received=f"{len(unread):,} others, {unread[0] if unread else 'none'} first",
-        where=folder,
-        advice="Convert them, for instance with Pillow: Image.open(path).save(path + '.png').",
-    )
-    return [problem] if unread else []
+def _problems_of_class(inside: Folder, folder: Path) -> Iterator[DatasetError]:
+    if unread := [path.name for path in inside.other if path.suffix.lower() in OTHER_PICTURES]:
+        yield DatasetError(
+            "Pictures must be PNG, JPEG, BMP or GIF.",
+            received=f"{len(unread):,} others, {unread[0]} first",
+            where=folder,
+            advice="Convert them, for instance with Pillow: Image.open(path).save(path + '.png').",
+        )
+    if inside.pictures and inside.folders:
+        yield DatasetError(
+            "The folder of a class holds pictures and no further folders.",
+            received=[path.name for path in inside.folders[:SHOWN]],
+            where=folder,
+            advice="Move their pictures up, or the folders out of the dataset.",
+        )
+    yield from inside.problems
 
 
 def _split_of(folder: Path) -> str:
@@ -257,34 +255,32 @@ def _listed(folder: Path) -> Folder:
     try:
         with intact("A dataset's folders must be readable.", folder, "Check their permissions."):
             entries = sorted(os.scandir(folder), key=attrgetter("name"))
-    except DatasetError as problem:
-        return found._replace(problems=[problem])
+    except DatasetError as unreadable:
+        return found._replace(problems=[unreadable])
     for entry in entries:
-        try:
-            _kind_of(entry, found).append(folder / entry.name)
-        except DatasetError as problem:
+        name, path = entry.name.lower(), folder / entry.name
+        if name.startswith(".") or name in LEFT_BY_DESKTOPS:
+            found.system.append(path)
+        elif not name.isprintable():  # nor are bytes that are no UTF-8
+            problem = DatasetError(
+                "Names of folders and pictures must be readable text in UTF-8.",
+                received=ascii(entry.name),
+                where=folder,
+                advice="Rename it.",
+            )
+            found.problems.append(problem)
+        elif entry.is_dir():
+            found.folders.append(path)
+        elif not name.endswith(PICTURES):
+            found.other.append(path)
+        elif entry.is_file():
+            found.pictures.append(path)
+        else:
+            problem = DatasetError(
+                "A picture must be a file.",
+                received="a link to nothing, or a device",
+                where=path,
+                advice="Put the picture there, or take it out of the dataset.",
+            )
             found.problems.append(problem)
     return found
-
-
-def _kind_of(entry: os.DirEntry[str], found: Folder) -> list[Path]:
-    name = entry.name.lower()
-    if name.startswith(".") or name in LEFT_BY_DESKTOPS:
-        return found.system
-    if not name.isprintable():  # nor are bytes that are no UTF-8
-        raise DatasetError(
-            "Names of folders and pictures must be readable text in UTF-8.",
-            received=ascii(entry.name),
-            where=Path(entry.path).parent,
-            advice="Rename it.",
-        )
-    if entry.is_dir():
-        return found.folders
-    if name.endswith(PICTURES) and not entry.is_file():
-        raise DatasetError(
-            "A picture must be a file.",
-            received="a link to nothing, or a device",
-            where=entry.path,
-            advice="Put the picture there, or take it out of the dataset.",
-        )
-    return found.pictures if name.endswith(PICTURES) else found.other
