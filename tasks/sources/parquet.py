@@ -127,20 +127,14 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _files_in_splits(place: Path) -> list[Path]:
     folders = sorted(place.iterdir()) if place.is_dir() else ()
-    return [path for f in folders if f.is_dir() and _split_of_folder(f) for path in _files_in(f)]
+    named = [f for f in folders if f.is_dir() and f.name.lower() in SPLIT_WORDS]
+    return [path for folder in named for path in _files_in(folder)]
 
 
 def _split_of(path: Path) -> str | None:
     """By what the file's name starts with, or else by its folder's name."""
-    return SPLIT_WORDS.get(_first_word(path.name)) or _split_of_folder(path.parent)
-
-
-def _split_of_folder(folder: Path) -> str | None:
-    return SPLIT_WORDS.get(folder.name.lower())
-
-
-def _first_word(name: str) -> str:
-    return re.split("[^a-z]", name.lower(), maxsplit=1)[0]
+    words = re.split("[^a-z]", path.name.lower(), maxsplit=1)[0], path.parent.name.lower()
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 
 
 def _check_shards(paths: Sequence[Path]) -> None:

@@ -159,19 +159,20 @@ def _surveyed(file: File) -> tuple[Form, Stream, Stream]:
     first, labels = 1, array("H")
     numbers: dict[bytes, int] = {}  # by label as it is written
     texts = []
-    for number, line in _numbered_lines(file):
-        where = f"{file.where}, line {number}"
-        if form is None:
-            form = _form(line, where)
-            first = number + form.header
-            if form.header:
-                continue
-        written = _checked_label(line, form, where)
-        if written not in numbers:
-            texts.append(_label(written, where))
-            _check_number_of_labels(len(texts), where)
-            numbers[written] = len(numbers)
-        labels.append(numbers[written])
+    with _opened(file) as text:
+        for number, line in _numbered_lines(text, file.where):
+            where = f"{file.where}, line {number}"
+            if form is None:
+                form = _form(line, where)
+                first = number + form.header
+                if form.header:
+                    continue
+            written = _checked_label(line, form, where)
+            if written not in numbers:
+                texts.append(_label(written, where))
+                _check_number_of_labels(len(texts), where)
+                numbers[written] = len(numbers)
+            labels.append(numbers[written])
     if form is None or not labels:
         raise DatasetError(
             "A table has images, a line each.",
@@ -200,19 +201,18 @@ def _rows(file: File, form: Form, number: int) -> Iterator[np.ndarray]:
             lines = text.readlines(TEXT_BYTES)
 
 
-def _numbered_lines(file: File) -> Iterator[tuple[int, bytes]]:
+def _numbered_lines(text: Any, where: str) -> Iterator[tuple[int, bytes]]:
     """Those that are not empty, counted from 1."""
-    with _opened(file) as text:
-        for number, line in enumerate(iter(partial(text.readline, MOST_LINE_BYTES), b""), 1):
-            if len(line) == MOST_LINE_BYTES:
-                raise DatasetError(
-                    f"A line of a table has fewer than {MOST_LINE_BYTES:,} bytes.",
-                    received="a longer one",
-                    where=f"{file.where}, line {number}",
-                    advice="Check that the file is a CSV table, with an image in each line.",
-                )
-            if not line.isspace():
-                yield number, line
+    for number, line in enumerate(iter(partial(text.readline, MOST_LINE_BYTES), b""), 1):
+        if len(line) == MOST_LINE_BYTES:
+            raise DatasetError(
+                f"A line of a table has fewer than {MOST_LINE_BYTES:,} bytes.",
+                received="a longer one",
+                where=f"{where}, line {number}",
+                advice="Check that the file is a CSV table, with an image in each line.",
+            )
+        if not line.isspace():
+            yield number, line
 
 
 @contextmanager
@@ -327,27 +327,24 @@ def _no_labels(names: Sequence[str], where: str) -> DatasetError:
 
 
 def _size(names: Sequence[str], where: str) -> tuple[int, int]:
-    """Rows and columns, from the names of the pixels."""
-    cells = [ROW_BY_COLUMN.fullmatch(name) for name in names]
-    if cells and all(cells):
-        places = [(int(cell[1]), int(cell[2])) for cell in cells if cell]
-        axes = [range(min(axis), max(axis) + 1) for axis in zip(*places, strict=True)]
-        if len(places) != math.prod(map(len, axes)) or places != list(product(*axes)):
-            raise _wrong_order(names, where)
-        return len(axes[0]), len(axes[1])
+    """Rows and columns, from the names of the pixels. Raises DatasetError for another order."""
+    cells = [(int(c[1]), int(c[2])) for c in map(ROW_BY_COLUMN.fullmatch, names) if c]
     numbers = [int(match[1]) for match in map(NUMBERED.fullmatch, names) if match]
-    if len(numbers) == len(names) and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        raise _wrong_order(names, where)
-    return _square(len(names), where)
-
-
-def _wrong_order(names: Sequence[str], where: str) -> DatasetError:
-    return DatasetError(
-        "The pixels of a table must come row by row, with none left out.",
-        received=", ".join(re.sub(r"^\D+", "", name) for name in names[:SHOWN]) + ", …",
-        where=where,
-        advice="Put the columns in order.",
-    )
+    size, in_order = None, True
+    if names and len(cells) == len(names):
+        axes = [range(min(axis), max(axis) + 1) for axis in zip(*cells, strict=True)]
+        rows, columns = size = len(axes[0]), len(axes[1])
+        in_order = rows * columns == len(cells) and cells == list(product(*axes))
+    elif names and len(numbers) == len(names):
+        in_order = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    if not in_order:
+        raise DatasetError(
+            "The pixels of a table must come row by row, with none left out.",
+            received=", ".join(re.sub(r"^\D+", "", name) for name in names[:SHOWN]) + ", …",
+            where=where,
+            advice="Put the columns in order.",
+        )
+    return size or _square(len(names), where)
 
 
 def _square(pixels: int, where: str) -> tuple[int, int]:
