@@ -14,7 +14,7 @@ from tasks.records import ARRAY_NAMES, AS_IT_IS, DatasetRef, DatasetSource, Read
 from tasks.sources.catalogue import common_folder, open_dataset
 from tasks.sources.labels import Labels, read_labels
 from tasks.sources.pixels import read_images
-from tasks.sources.splits import Chained, Selected, draw_split, require_splits
+from tasks.sources.splits import chained, draw_split, require_splits, selected
 from tasks.sources.stream import OpenedDataset, Stream
 
 
@@ -70,7 +70,7 @@ def _read(
         seed, all_images, all_labels = reading.seed or 0, images["x_train"], labels["y_train"]
         chosen = draw_split(all_labels, reading.test_fraction, seed)
         log.info("test split: %g of each class, drawn from seed %d", reading.test_fraction, seed)
-        images |= {"x_train": Selected(all_images, ~chosen), "x_test": Selected(all_images, chosen)}
+        images |= {"x_train": selected(all_images, ~chosen), "x_test": selected(all_images, chosen)}
         labels |= {"y_train": all_labels[~chosen], "y_test": all_labels[chosen]}
     return images, labels, class_names
 
@@ -83,7 +83,7 @@ def _join_validation(images: dict[str, Stream], labels: dict[str, np.ndarray]) -
     if "x_validation" not in images:
         return 0
     held_out = images.pop("x_validation")
-    images["x_train"] = Chained(images["x_train"], held_out)
+    images["x_train"] = chained(images["x_train"], held_out)
     labels["y_train"] = np.concatenate([labels["y_train"], labels.pop("y_validation")])
     return held_out.shape[0]
 

@@ -28,6 +28,7 @@ from tasks.orchestration.account import Listener, listening
 from tasks.records import DatasetRef, Metrics, RunSummary, StageRecord
 from tasks.settings import RunSettings
 from tasks.sources.idx import IDX_FILES
+from tasks.sources.stream import Stream
 
 Arrays = dict[str, np.ndarray]
 STAGES = ["fetch", "load", "validate", "preprocess", "illustrate_data"]
@@ -111,27 +112,14 @@ def place_idx(folder: Path, arrays: Arrays, *, zipped: bool) -> None:
             (folder / stem).write_bytes(content)
 
 
-@dataclass
-class Pieces:
-    """A stream of an array, so many rows a piece; counts how often it was opened."""
+def pieces(array: np.ndarray, most: int = 2) -> Stream:
+    """A stream of an array, so many rows a piece."""
 
-    array: np.ndarray
-    where: str = "array.npy"
-    most: int = 2
-    opened: int = 0
+    def rows() -> Iterator[np.ndarray]:
+        starts = range(0, len(array), most)
+        yield from (array[start : start + most] for start in starts)
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def rows(self) -> Iterator[np.ndarray]:
-        self.opened += 1
-        starts = range(0, len(self.array), self.most)
-        yield from (self.array[start : start + self.most] for start in starts)
+    return Stream("array.npy", array.dtype, array.shape, rows)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

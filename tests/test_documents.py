@@ -17,6 +17,7 @@ from programs import HANG_SECONDS, ROOT, comes_true, free_port
 pytestmark = pytest.mark.stack
 
 DOCUMENTS = ["README.md", "deployments/README.md", "tasks/cache/README.md"]
+DOCUMENTS += ["tasks/sources/README.md"]
 UNTIL_CTRL_C = {"make ui", "make server", "make worker"}
 # What these tests are part of.
 IS_BEING_RUN = {"make test"}

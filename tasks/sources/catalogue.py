@@ -24,6 +24,7 @@ from tasks.cache.places import make_way
 from tasks.errors import DatasetError, require_utf8
 from tasks.records import AS_IT_IS, DatasetSource, Reading, SourceFile, SourceFiles
 from tasks.sources.digests import Digests
+from tasks.sources.files import some
 from tasks.sources.idx import idx_files, open_idx_files
 from tasks.sources.npz import npz_files, npz_folder_files, open_npz, open_npz_folder
 from tasks.sources.parquet import open_parquet, parquet_files
@@ -31,7 +32,7 @@ from tasks.sources.pictures import open_pictures, picture_files
 from tasks.sources.refused import open_refused, refused_files
 from tasks.sources.stream import OpenedDataset
 from tasks.sources.tables import open_tables, table_files
-from tasks.sources.verified import Opener, VerifiedFiles
+from tasks.sources.verified import VerifiedFiles
 
 FOLDER = Path(__file__).parent
 EMBEDDED_MNIST = FOLDER / "mnist.npz"
@@ -49,45 +50,31 @@ LOGGER = logging.getLogger(__name__)
 Note = Callable[[str], object]  # is told of each attempt to download a file
 
 
-Open = Callable[[list[Path], Opener, Reading], OpenedDataset]
-
-
-def _as_it_is(opened: Callable[[list[Path], Opener], OpenedDataset]) -> Open:
-    """For files that say how they are to be read."""
-    return lambda files, opener, _: opened(files, opener)
-
-
-def _as_pictures(opened: Callable[..., OpenedDataset]) -> Open:
-    """For pictures, which may be brought to one size and to grey."""
-    return lambda files, opener, reading: opened(
-        files, opener, image_size=reading.image_size, grayscale=reading.grayscale
-    )
-
-
 class Format(NamedTuple):
     """A kind of dataset.
 
     `files`: those that make up the dataset at a place, by their names and their content; none if
     it is not of this kind. `open`: reads what they declare, through an opener, and raises
-    DatasetError if they break the format's rules.
+    DatasetError if they break the format's rules. `of_pictures`: it also takes a Reading, and
+    names of folders tell classes or splits.
     """
 
     description: str
     files: Callable[[Path], list[Path]]
-    open: Open
+    open: Callable[..., OpenedDataset]
+    of_pictures: bool = False
 
 
 FORMATS = {
-    "idx": Format("a folder or zip of IDX files", idx_files, _as_it_is(open_idx_files)),
-    "npz": Format("an .npz file", npz_files, _as_it_is(open_npz)),
+    "idx": Format("a folder or zip of IDX files", idx_files, open_idx_files),
+    "npz": Format("an .npz file", npz_files, open_npz),
     "npz-folder": Format(
-        "a folder of .npz files, one for each array", npz_folder_files, _as_it_is(open_npz_folder)
+        "a folder of .npz files, one for each array", npz_folder_files, open_npz_folder
     ),
-    "pictures": Format("pictures in class folders", picture_files, _as_pictures(open_pictures)),
-    "table": Format("CSV tables", table_files, _as_it_is(open_tables)),
-    "parquet": Format("Parquet files", parquet_files, _as_pictures(open_parquet)),
+    "pictures": Format("pictures in class folders", picture_files, open_pictures, of_pictures=True),
+    "table": Format("CSV tables", table_files, open_tables),
+    "parquet": Format("Parquet files", parquet_files, open_parquet, of_pictures=True),
 }
-BY_FOLDER = ("pictures", "parquet")  # read with an eye on the names of folders
 
 
 @contextmanager
@@ -115,8 +102,8 @@ def find_dataset(
     kind, paths = _located(dataset, downloads, note)
     digests = Digests(downloads.with_name("digests"), common_folder(paths))
     # Where a folder's name tells a class or a split, it is part of what its files are called.
-    root = common_folder([path.parent for path in paths] if kind in BY_FOLDER else paths)
-    start = len(str(root))
+    named = [path.parent for path in paths] if FORMATS[kind].of_pictures else paths
+    start = len(str(common_folder(named)))
     found = [
         SourceFile(str(path)[start:].lstrip("/"), sha256, size_bytes, path)
         for path, sha256, size_bytes, *_ in digests.of(paths)
@@ -145,8 +132,9 @@ def open_dataset(source: DatasetSource, reading: Reading = AS_IT_IS) -> OpenedDa
     What is read of a file is what was digested. Raises DatasetError where it is no longer, and as
     the functions in FORMATS do.
     """
-    opener = VerifiedFiles(source.files).open
-    return FORMATS[source.kind].open([file.path for file in source.files], opener, reading)
+    form, opener = FORMATS[source.kind], VerifiedFiles(source.files).open
+    paths = [file.path for file in source.files]
+    return form.open(paths, opener, reading) if form.of_pictures else form.open(paths, opener)
 
 
 def dataset_name(dataset: str, name: str | None = None) -> str:
@@ -216,8 +204,7 @@ def _located(dataset: str, downloads: Path, note: Note) -> tuple[str, list[Path]
 def _what_is_at(place: Path) -> str:
     if place.is_dir():
         names = sorted(path.name for path in place.iterdir())
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return f"a folder of {', '.join(names[:SHOWN]) or 'nothing'}{more}"
+        return f"a folder of {some(names, SHOWN) or 'nothing'}"
     return "a file of another kind" if place.exists() else "which is not there"
 
 

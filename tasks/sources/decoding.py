@@ -1,7 +1,8 @@
 """From encoded pictures, PNG, JPEG, BMP or GIF, to pixels of one shape.
 
-    survey([pictures])    Survey(sizes={(28, 28): 60000}, colour=0, traits={"turned upright": 2}, …)
-    PictureStream(…)      (60000, 28, 28) uint8, decoded by threads in pieces of a few MiB
+    open_splits({"train": PictureSplit("digits/train", pieces, labels)}, reading)
+    x_train: (60000, 28, 28) uint8, decoded by threads in pieces of a few MiB
+    notes: "2 pictures turned upright, as the EXIF data say"
 
 A format is recognised by content, whatever a file's name ends in. Of a GIF, and of a PNG that
 moves, the first frame counts. What becomes of
@@ -26,20 +27,20 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from io import BufferedReader, BytesIO
-from typing import Any, ClassVar, NamedTuple
+from io import BytesIO
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tasks.errors import DatasetError, PipelineError, reason_of
-from tasks.sources.examples import Picture
-from tasks.sources.stream import CHUNK_BYTES
+from tasks.records import Reading
+from tasks.sources.stream import CHUNK_BYTES, Picture, PictureSplit, Pieces, Stream, in_memory
+from tasks.sources.verified import Opened
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 THREADS = min(8, os.cpu_count() or 1)
@@ -47,6 +48,7 @@ MOST_PIXELS = 1 << 26  # of a picture: 200 MB in colour; a camera's has a third 
 MOST_BYTES = 1 << 28  # of a picture's file
 HEAD_BYTES = 1 << 16
 SMALL = 48 * 48  # values: to decode as few, threads wait for each other longer than they work
+SURVEYED = 128  # pictures that are looked at in one go
 SHOWN_SIZES = 4
 PNG_START = re.compile(rb"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR.{10}", re.DOTALL)
 PNG_FIELDS = slice(16, 26)  # columns, rows, bits, kind of colour
@@ -81,28 +83,29 @@ class Header(NamedTuple):
     traits: tuple[str, ...] = ()  # of TRAITS
 
 
-@dataclass
 class Survey:
     """What all pictures of a dataset are like."""
 
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    first: dict[tuple[int, int], str] = field(default_factory=dict)  # of each size, where
-    colour: int = 0  # so many pictures are
-    traits: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.first: dict[tuple[int, int], str] = {}  # of each size, where
+        self.colour = 0  # so many pictures are
+        self.traits: Counter[str] = Counter()
 
-    def add(self, picture: Picture, header: Header) -> None:
-        """Count one more."""
+    def add(self, picture: Picture) -> None:
+        """Look at one more picture's header. Raises DatasetError if it is a bad one."""
+        header = read_header(picture)
         self.sizes[header.size] += 1
         self.first.setdefault(header.size, picture.where)
         self.colour += header.colour
         self.traits.update(header.traits)
 
-    def shape(self, image_size: tuple[int, int] | None, *, grayscale: bool) -> tuple[int, ...]:
+    def shape(self, reading: Reading) -> tuple[int, ...]:
         """(row, column) or (row, column, channel) of all. Raises DatasetError if sizes differ."""
-        if image_size is None and len(self.sizes) > 1:
+        if reading.image_size is None and len(self.sizes) > 1:
             raise self._sizes_differ()
-        size = image_size or next(iter(self.sizes))
-        return (*size, 3) if self.colour and not grayscale else size
+        size = reading.image_size or next(iter(self.sizes))
+        return (*size, 3) if self.colour and not reading.grayscale else size
 
     def _sizes_differ(self) -> DatasetError:
         (usual, _), *_ = common = self.sizes.most_common(SHOWN_SIZES)
@@ -115,57 +118,60 @@ class Survey:
             advice=f"Say to which size all are brought, as in --image-size {_by(usual, 'x')}.",
         )
 
-    def notes(self, shape: tuple[int, ...]) -> tuple[str, ...]:
+    def notes(self, rows: int, columns: int, channels: int = 1) -> tuple[str, ...]:
         """What is done to the pictures so that all have this shape, for the log of the run."""
         said = [f"{_pictures(number)} {TRAITS[trait]}" for trait, number in self.traits.items()]
-        pictures, resized = self.sizes.total(), self.sizes.total() - self.sizes[shape[0], shape[1]]
-        if resized:
-            size = _by((shape[0], shape[1]))
+        pictures = self.sizes.total()
+        if resized := pictures - self.sizes[rows, columns]:
+            size = _by((rows, columns))
             said.append(f"{_pictures(resized)} resized to {size}, bilinear, proportions not kept")
-        colour = len(shape) == len(("row", "column", "channel"))
-        if colour and self.colour < pictures:
+        if channels > 1 and self.colour < pictures:
             grey = _pictures(pictures - self.colour, "grey ")
             said.append(f"{grey} beside those in colour: three equal channels")
-        if self.colour and not colour:
+        if self.colour and channels == 1:
             said.append(f"{_pictures(self.colour)} in colour: made grey (ITU-R BT.601 luma)")
         return tuple(said)
 
 
-@dataclass(frozen=True)
-class PictureStream:
-    """A stream of pictures of one shape, (row, column) or (row, column, channel) each."""
+def open_splits(
+    splits: Mapping[str, PictureSplit], reading: Reading
+) -> tuple[dict[str, Stream], tuple[str, ...]]:
+    """Look at the header of each picture: the streams, and what is done to the pictures.
 
-    where: str
-    shape: tuple[int, ...]
-    resize: bool
-    pieces: Callable[[int], Iterable[Sequence[Picture]]]  # of at most so many pictures
-
-    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
-
-    def rows(self) -> Iterator[np.ndarray]:
-        """Decode consecutive pieces, in order. Raises DatasetError, which names the picture.
-
-        The threads end with it, also when nobody asks for the next piece.
-        """
-        shape, values = self.shape[1:], math.prod(self.shape[1:])
-        count = THREADS if self.resize or values > SMALL else 1
-        into = partial(_decode_all, resize=self.resize)
-        with ThreadPoolExecutor(count, thread_name_prefix="decode") as threads:
-            for pictures in self.pieces(max(count, CHUNK_BYTES // values)):
-                piece = np.empty((len(pictures), *shape), np.uint8)
-                share = math.ceil(len(pictures) / count)
-                shares = [slice(n, n + share) for n in range(0, len(pictures), share)]
-                parts = [pictures[share] for share in shares]
-                list(threads.map(into, parts, [piece[share] for share in shares]))
-                yield piece
-
-
-def survey(pictures: Iterable[Picture]) -> Survey:
-    """Look at the header of every picture. Raises DatasetError, which names the first bad one."""
+    x_… are (image, row, column[, channel]) uint8 of the size that `reading` asks for. Without one
+    all must have the same. If one is in colour, all are, unless they are to be grey. Raises
+    DatasetError if sizes differ, or a file is no picture.
+    """
     found = Survey()
-    for picture in pictures:
-        found.add(picture, read_header(picture))
-    return found
+    for split in splits.values():
+        for pictures in split.pieces(SURVEYED):
+            for picture in pictures:
+                found.add(picture)
+    shape, resize = found.shape(reading), reading.image_size is not None
+    streams: dict[str, Stream] = {}
+    for name, (where, pieces, labels) in splits.items():
+        rows = partial(_decoded, pieces, shape, resize=resize)
+        streams[f"x_{name}"] = Stream(where, np.dtype(np.uint8), (len(labels), *shape), rows)
+        streams[f"y_{name}"] = in_memory(where, labels)
+    return streams, found.notes(*shape)
+
+
+def _decoded(pieces: Pieces, shape: tuple[int, ...], *, resize: bool) -> Iterator[np.ndarray]:
+    """Decode consecutive pieces, in order. Raises DatasetError, which names the picture.
+
+    The threads end with it, also when nobody asks for the next piece.
+    """
+    values = math.prod(shape)
+    count = THREADS if resize or values > SMALL else 1
+    into = partial(_decode_all, resize=resize)
+    with ThreadPoolExecutor(count, thread_name_prefix="decode") as threads:
+        for pictures in pieces(max(count, CHUNK_BYTES // values)):
+            piece = np.empty((len(pictures), *shape), np.uint8)
+            share = math.ceil(len(pictures) / count)
+            shares = [slice(n, n + share) for n in range(0, len(pictures), share)]
+            parts = [pictures[share] for share in shares]
+            list(threads.map(into, parts, [piece[share] for share in shares]))
+            yield piece
 
 
 def _decode_all(pictures: Sequence[Picture], pixels: np.ndarray, *, resize: bool) -> None:
@@ -190,15 +196,15 @@ def _plain_png(content: bytes) -> Header | None:
     colour, depths = PNG_KINDS.get(kind, (False, set()))
     if depth not in depths or not 0 < rows * columns <= MOST_PIXELS:
         return None
-    traits = [
-        *(["16 bits"] if depth == SIXTEEN else []),
-        *(["1 bit"] if depth == 1 else []),
-        *(["transparency"] if kind in (GREY_WITH_ALPHA, COLOUR_WITH_ALPHA) else []),
-    ]
-    return Header((rows, columns), colour, tuple(traits))
+    traits = {
+        "16 bits": depth == SIXTEEN,
+        "1 bit": depth == 1,
+        "transparency": kind in (GREY_WITH_ALPHA, COLOUR_WITH_ALPHA),
+    }
+    return Header((rows, columns), colour, tuple(filter(traits.get, traits)))
 
 
-def _any_header(content: bytes, file: BufferedReader | BytesIO, where: str) -> Header:
+def _any_header(content: bytes, file: Opened, where: str) -> Header:
     file.seek(0)
     depth, kind = content[PNG_FIELDS][-2:] if PNG_START.match(content) else (0, None)
     with Image.open(file, formats=FORMATS) as image:
@@ -217,7 +223,7 @@ def _any_header(content: bytes, file: BufferedReader | BytesIO, where: str) -> H
         grey = Image.getmodebase(image.mode) == "L" or kind == GREY_WITH_ALPHA
         colour = not (_grey_palette(image) if image.mode in PALETTE_MODES else grey)
         size = (image.width, image.height) if orientation in SIDEWAYS else image.size[::-1]
-    return Header(size, colour, tuple(name for name, has in traits.items() if has))
+    return Header(size, colour, tuple(filter(traits.get, traits)))
 
 
 def decode(picture: Picture, shape: tuple[int, ...], *, resize: bool) -> np.ndarray:
@@ -238,7 +244,7 @@ def decode(picture: Picture, shape: tuple[int, ...], *, resize: bool) -> np.ndar
         return np.asarray(image)
 
 
-def _whole(file: BufferedReader | BytesIO, where: str) -> bytes:
+def _whole(file: Opened, where: str) -> bytes:
     size_bytes = file.seek(0, os.SEEK_END)
     if size_bytes > MOST_BYTES:
         raise DatasetError(

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from tasks.cache.blobs import sha256_of_file, write_atomically
 from tasks.cache.places import read_file
 from tasks.errors import StoreError
-from tasks.sources.stream import intact
+from tasks.sources.files import intact
 
 READABLE = "A dataset's files must be readable."
 MANY = 100  # files; fewer are read

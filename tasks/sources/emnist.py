@@ -9,14 +9,14 @@ It is recognised by the names of its files. Source: G. Cohen et al., EMNIST (201
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from tasks.sources.archive import File
-from tasks.sources.stream import Converted, Stream, intact
+from tasks.sources.files import File, intact
+from tasks.sources.stream import OpenedDataset, Stream
 
-SWAPPED = "EMNIST: rows and columns of the images swapped"
 LONGEST_MAPPING_BYTES = 1 << 16
 
 
@@ -25,22 +25,30 @@ def is_emnist(name: str) -> bool:
     return name.lower().startswith("emnist")
 
 
-def transposed(images: Stream) -> Converted:
-    """The images upright."""
+def upright(stored: OpenedDataset, mapping: File | None) -> OpenedDataset:
+    """The images as they are seen, and the classes by their characters. Raises DatasetError."""
+    images = {name: _swapped(s) for name, s in stored.streams.items() if name[0] == "x"}
+    notes, names = ["EMNIST: rows and columns of the images swapped"], stored.names
+    if mapping:
+        names = _class_names(mapping)
+        notes.append(f"EMNIST: names of the classes read from {mapping.where}")
+    return replace(
+        stored, streams={**stored.streams, **images}, notes=(*stored.notes, *notes), names=names
+    )
+
+
+def _swapped(images: Stream) -> Stream:
     count, columns, rows = images.shape
-    swap = partial(np.swapaxes, axis1=1, axis2=2)
-    return Converted(images, swap, images.dtype, (count, rows, columns))
+    return images.converted(partial(np.swapaxes, axis1=1, axis2=2), shape=(count, rows, columns))
 
 
-def names_read(file: File) -> str:
-    """What is said of it in the log."""
-    return f"EMNIST: names of the classes read from {file.where}"
-
-
-def class_names(file: File) -> Mapping[int, str]:
-    """Of a mapping: a line for each class, its label and the codes of its character."""
+def _class_names(mapping: File) -> Mapping[int, str]:
+    """A line for each class: its label and the codes of its character."""
     rule = "EMNIST's mapping has a line for each class: its label and codes of characters."
-    with intact(rule, file.where, "Download it again, or remove it."), file.opened() as opened:
+    with (
+        mapping.opened() as opened,
+        intact(rule, mapping.where, "Download it again, or remove it."),
+    ):
         lines = opened.read(LONGEST_MAPPING_BYTES).decode("ascii").splitlines()
         numbers = [[int(number) for number in line.split()] for line in lines if line.strip()]
         return {label: chr(code) for label, code, *_ in numbers}

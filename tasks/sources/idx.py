@@ -13,23 +13,20 @@ integers, the class first. EMNIST: see emnist.py.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from tasks.errors import DatasetError
-from tasks.sources.archive import File, file_at, files_in_zip
-from tasks.sources.emnist import SWAPPED, class_names, is_emnist, names_read, transposed
-from tasks.sources.stream import AGAIN, ArrayStream, Converted, OpenedDataset, Read, Stream, intact
+from tasks.sources.emnist import is_emnist, upright
+from tasks.sources.files import File, file_at, files_in_zip
+from tasks.sources.splits import missing_arrays
+from tasks.sources.stream import OpenedDataset, StoredArray, Stream
 from tasks.sources.verified import Opener, open_unverified
 
 IDX_FILES = {
@@ -44,10 +41,8 @@ NAME = re.compile(
     r"(?P<content>images|labels)[-_.]idx[1-3][-_.](ubyte|int)(\.gz)?",
     re.IGNORECASE,
 )
-GZIP_MAGIC = b"\x1f\x8b"
-DTYPES = {0x08: "u1", 0x0C: ">i4"}  # by the third byte
 IDX_MAGIC = re.compile(rb"\0\0[\x08-\x0e][\1-\x08]")
-QMNIST_MAGIC, QMNIST_COLUMNS = bytes([0, 0, 0x0C, 2]), 8
+QMNIST_MAGIC, QMNIST_COLUMNS, QMNIST_DTYPE = bytes([0, 0, 0x0C, 2]), 8, np.dtype(">i4")
 
 
 def idx_files(place: Path) -> list[Path]:
@@ -75,46 +70,39 @@ def open_idx_files(files: list[Path], opener: Opener = open_unverified) -> Opene
     zipped = len(files) == 1 and not NAME.fullmatch(files[0].name)
     listed = files_in_zip(files[0], opener) if zipped else [file_at(p, opener) for p in files]
     found = {part: _one_of(candidates) for part, candidates in _parts(listed).items()}
-    without_test = not {"x_test", "y_test"} & found.keys()
-    needed = [part for part in IDX_FILES if not (without_test and part.endswith("test"))]
-    if missing := [IDX_FILES[part] for part in needed if part not in found]:
+    if missing := [IDX_FILES[part] for part in missing_arrays(found)]:
         raise DatasetError(
             f"A dataset folder holds {', '.join(IDX_FILES.values())}, each plain or .gz.",
             received=f"no {', '.join(missing)}",
             where=files[0] if zipped else files[0].parent,
             advice="Add what is missing.",
         )
-    streams: dict[str, Stream] = {p: open_idx(found[p], 3 if p[0] == "x" else 1) for p in needed}
+    streams = {part: open_idx(file, 3 if part[0] == "x" else 1) for part, file in found.items()}
     notes = [
         f"QMNIST: labels {(*stream.shape, QMNIST_COLUMNS)} read as {stream.shape}, the class first"
         for stream in streams.values()
-        if isinstance(stream, Converted)
+        if stream.dtype == QMNIST_DTYPE
     ]
-    names = None
-    if is_emnist(_set_of(found["x_train"])):
-        streams |= {part: transposed(streams[part]) for part in needed if part[0] == "x"}
-        notes.append(SWAPPED)
-        for file in listed:
-            if file.name.lower() == _mapping_of(found["x_train"]):
-                names = class_names(file)
-                notes.append(names_read(file))
-    return OpenedDataset(streams, tuple(notes), names)
+    opened = OpenedDataset(streams, tuple(notes))
+    if not is_emnist(_set_of(found["x_train"])):
+        return opened
+    mapping = _mapping_of(found["x_train"])
+    return upright(opened, next((file for file in listed if file.name.lower() == mapping), None))
 
 
 def open_idx(file: File, dimensions: int) -> Stream:
     """Check an IDX file's header against its size, before anything is allocated.
 
-    Gzip is recognised by its first bytes, not by the name; what it hides about the size shows
-    while `rows()` inflates. Of QMNIST's labels the stream has the classes. Raises DatasetError.
+    What gzip hides about the size shows while `rows()` inflates. Of QMNIST's labels the stream has
+    the classes. Raises DatasetError.
     """
-    zipped = _is_gzip(file)
-    opened = partial(_opened, file, zipped=zipped)
+    file = file.inflated()
     magic, axes = bytes([0, 0, 0x08, dimensions]), dimensions
-    with opened() as read:
-        header = read(4)
+    with file.opened() as opened:
+        header = opened.read(4)
         if dimensions == 1 and header == QMNIST_MAGIC:
             magic, axes = QMNIST_MAGIC, 2
-        header += read(4 * axes)
+        header += opened.read(4 * axes)
     if header[:4] != magic or len(header) < 4 + 4 * axes:
         kind = "integers" if magic == QMNIST_MAGIC else "bytes"
         raise DatasetError(
@@ -124,11 +112,10 @@ def open_idx(file: File, dimensions: int) -> Stream:
             where=file.where,
             advice="Check that the file is what its name says.",
         )
-    shape, dtype = struct.unpack(f">{axes}I", header[4:]), np.dtype(DTYPES[header[2]])
-    size_bytes = None if zipped else file.size_bytes
-    sizes_bytes = size_bytes, file.stored_bytes
-    stored = ArrayStream(file.where, dtype, shape, len(header), opened, *sizes_bytes)
-    return _classes_of_qmnist(stored) if magic == QMNIST_MAGIC else stored
+    shape = struct.unpack(f">{axes}I", header[4:])
+    if magic == QMNIST_MAGIC:
+        return _classes_of_qmnist(StoredArray(file, QMNIST_DTYPE, shape, len(header)).stream())
+    return StoredArray(file, np.dtype(np.uint8), shape, len(header)).stream()
 
 
 def _start(header: bytes) -> str:
@@ -138,7 +125,7 @@ def _start(header: bytes) -> str:
     return "another start" if header else "an empty file"
 
 
-def _classes_of_qmnist(stored: ArrayStream) -> Converted:
+def _classes_of_qmnist(stored: Stream) -> Stream:
     if stored.shape[1] != QMNIST_COLUMNS:
         raise DatasetError(
             f"QMNIST's labels are rows of {QMNIST_COLUMNS} numbers, the class first.",
@@ -146,8 +133,7 @@ def _classes_of_qmnist(stored: ArrayStream) -> Converted:
             where=stored.where,
             advice="Save the classes alone, as 1-dimensional bytes.",
         )
-    first = itemgetter((slice(None), 0))
-    return Converted(stored, first, stored.dtype, stored.shape[:1])
+    return stored.first_column()
 
 
 def _named_files(folder: Path) -> Iterator[Path]:
@@ -166,7 +152,7 @@ def _parts(files: Iterable[File]) -> dict[str, list[File]]:
     for file in files:
         if name := NAME.fullmatch(file.name):
             axis = "x" if name["content"].lower() == "images" else "y"
-            split = "train" if name["split"].lower() == "train" else "test"
+            split = "train" if name["split"].lower() == "train" else "test"  # t10k
             parts.setdefault(f"{axis}_{split}", []).append(file)
             sets.setdefault(_set_of(file), file)
     if len(sets) > 1:
@@ -197,24 +183,9 @@ def _several(what: str, files: list[File]) -> DatasetError:
 
 def _digest(file: File) -> bytes:
     """Of the content, inflated: that of X and X.gz is equal."""
-    digest = hashlib.sha256()
-    with _opened(file, zipped=_is_gzip(file)) as read:
-        while piece := read(1 << 20):
-            digest.update(piece)
-    return digest.digest()
-
-
-def _is_gzip(file: File) -> bool:
-    with _opened(file, zipped=False) as read:
-        return read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    with file.inflated().opened() as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def _mapping_of(file: File) -> str:
     return f"{_set_of(file)}-mapping.txt"
-
-
-@contextmanager
-def _opened(file: File, *, zipped: bool) -> Iterator[Read]:
-    rule = "A file must be readable and, if it is compressed, inflate without error."
-    with intact(rule, file.where, AGAIN), file.opened() as opened:
-        yield (gzip.GzipFile(fileobj=opened) if zipped else opened).read

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tasks.errors import DatasetError
-from tasks.sources.stream import Stream, intact
+from tasks.sources.files import intact
+from tasks.sources.stream import Stream
 
 MOST_CLASSES = 256  # a label is a uint8
 LONGEST_NAME = 100
@@ -70,7 +71,9 @@ def _numbered(name: str, stream: Stream, known: dict[int | str, int]) -> Labels:
     for piece in stream.rows():
         with intact("Labels that are text must be Unicode.", stream.where, "Save them again."):
             found, inverse = np.unique(_labels(piece, stream), return_inverse=True)
-            labels = [_checked(label) for label in found.tolist()]
+            if found.dtype.kind == "U":
+                np.char.encode(found, "utf-8")  # raises ValueError for halves of a character
+        labels: list[int | str] = found.tolist()
         for label in labels:
             known.setdefault(label, len(known))
         if len(known) > MOST_CLASSES:
@@ -134,14 +137,6 @@ def _of_one_hot(piece: np.ndarray, stream: Stream) -> np.ndarray:
         )
     classes: np.ndarray = ones.argmax(axis=1)
     return classes
-
-
-def _checked(label: object) -> int | str:
-    if isinstance(label, str):
-        label.encode()  # raises ValueError for halves of a character
-        return label
-    assert isinstance(label, int), "labels are whole numbers, truth values or text"
-    return label
 
 
 def _name(label: int | str, names: Mapping[int, str] | None, streams: Mapping[str, Stream]) -> str:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +23,9 @@ import numpy as np
 from tasks import PARSING
 from tasks.errors import DatasetError
 from tasks.records import ARRAY_NAMES
-from tasks.sources.archive import File, files_in_zip
-from tasks.sources.stream import (
-    UNREADABLE,
-    ArrayStream,
-    Converted,
-    FortranStream,
-    OpenedDataset,
-    Read,
-    Stream,
-    intact,
-)
+from tasks.sources.files import UNREADABLE, File, files_in_zip, intact
+from tasks.sources.splits import SPLIT_WORDS, missing_arrays
+from tasks.sources.stream import OpenedDataset, StoredArray, Stream
 from tasks.sources.verified import Opener, open_unverified
 
 WHOLE = "An .npz dataset must be a whole zip archive of arrays that are plain or deflated."
@@ -46,8 +37,6 @@ HEADER_READERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 AXES = {"x": "x", "images": "x", "imgs": "x", "y": "y", "labels": "y"}
-SPLITS = {"train": "train", "training": "train", "test": "test"}
-SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
 MEDMNIST = {
     f"{split}_{axis}" for split in ("train", "val", "test") for axis in ("images", "labels")
 }
@@ -76,7 +65,9 @@ def part_of(name: str, *, prefixed: bool = False) -> str:
     """
     words = re.split(r"[^a-z0-9]+", name.lower())
     pair = words[-2:] if prefixed else words
-    axes, splits = ([known[word] for word in pair if word in known] for known in (AXES, SPLITS))
+    axes, splits = (
+        [known[word] for word in pair if word in known] for known in (AXES, SPLIT_WORDS)
+    )
     return f"{axes[0]}_{splits[0]}" if len(pair) == 2 and axes and splits else ""  # noqa: PLR2004
 
 
@@ -109,7 +100,8 @@ def open_npz_folder(files: Sequence[Path], opener: Opener = open_unverified) -> 
 
 
 def _within(path: Path, opener: Opener) -> list[File]:
-    return files_in_zip(path, opener, WHOLE, SAVE_AGAIN)
+    members = files_in_zip(path, opener, WHOLE, SAVE_AGAIN)
+    return [replace(member, rule=WHOLE, advice=SAVE_AGAIN) for member in members]
 
 
 def _parts(named: list[tuple[str, str, File]], where: str) -> dict[str, tuple[str, File]]:
@@ -125,9 +117,7 @@ def _parts(named: list[tuple[str, str, File]], where: str) -> dict[str, tuple[st
             )
         if part:
             parts[part] = name, file
-    without_test = not {"x_test", "y_test"} & parts.keys()
-    needed = [name for name in ARRAY_NAMES if not (without_test and name.endswith("test"))]
-    if missing := [name for name in needed if name not in parts]:
+    if missing := missing_arrays(parts):
         there = ", ".join(sorted(name for name, _, _ in named)) or "nothing"
         raise DatasetError(
             f"An .npz dataset holds {', '.join(ARRAY_NAMES)}.",
@@ -135,28 +125,26 @@ def _parts(named: list[tuple[str, str, File]], where: str) -> dict[str, tuple[st
             where=where,
             advice=SAVE_ALL,
         )
-    validation = ["x_validation", "y_validation"]
-    needed += validation if parts.keys() >= set(validation) else []
-    return {name: parts[name] for name in needed}
+    validation = ("x_validation", "y_validation")
+    known = (*ARRAY_NAMES, *(validation if parts.keys() >= set(validation) else ()))
+    return {name: parts[name] for name in known if name in parts}
 
 
 def _opened_parts(parts: dict[str, tuple[str, File]], what: str) -> OpenedDataset:
-    streams: dict[str, Stream] = {part: _open_member(file) for part, (_, file) in parts.items()}
+    streams = {part: _open_member(file) for part, (_, file) in parts.items()}
     renamed = [f"{name} as {part}" for part, (name, _) in parts.items() if name != part]
     notes = [f"{what}: read {', '.join(renamed)}"] if renamed else []
     for part, stream in streams.items():
         if part[0] == "y" and len(stream.shape) == 2 and stream.shape[1] == 1:  # noqa: PLR2004
-            first = itemgetter((slice(None), 0))
-            streams[part] = Converted(stream, first, stream.dtype, stream.shape[:1])
+            streams[part] = stream.first_column()
             notes.append(f"{what}: labels {stream.shape} read as {stream.shape[0]}")
     return OpenedDataset(streams, tuple(notes))
 
 
-def _open_member(file: File) -> ArrayStream | FortranStream:
-    opened = partial(_opened, file)
-    with opened() as read:
+def _open_member(file: File) -> Stream:
+    with file.opened() as opened:
         # A bounded piece: NumPy reads as many bytes as the header claims to have, up to 4 GiB.
-        header = BytesIO(read(MAX_HEADER_BYTES))
+        header = BytesIO(opened.read(MAX_HEADER_BYTES))
     with intact("Each member must be an .npy file of format 1.0 or 2.0.", file.where, SAVE_AGAIN):
         version = np.lib.format.read_magic(header)
         with PARSING:
@@ -168,12 +156,5 @@ def _open_member(file: File) -> ArrayStream | FortranStream:
             where=file.where,
             advice="Save the array with a whole or real dtype, or text, not as objects.",
         )
-    sizes_bytes = file.size_bytes, file.stored_bytes
-    stream = ArrayStream(file.where, dtype, shape, header.tell(), opened, *sizes_bytes)
-    return FortranStream(stream) if fortran_order else stream
-
-
-@contextmanager
-def _opened(file: File) -> Iterator[Read]:
-    with intact(WHOLE, file.where, SAVE_AGAIN), file.opened() as member:
-        yield member.read
+    stored = StoredArray(file, dtype, shape, header.tell())
+    return stored.stream(fortran_order=fortran_order)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -28,15 +29,13 @@ import numpy as np
 
 from tasks import IMPORTS
 from tasks.errors import DatasetError
-from tasks.sources.examples import LONGEST_LABEL, LabelStream, Picture
-from tasks.sources.stream import AGAIN, OpenedDataset, Stream, intact
+from tasks.records import AS_IT_IS, Reading
+from tasks.sources.files import AGAIN, intact
+from tasks.sources.labels import LONGEST_NAME
+from tasks.sources.splits import SPLIT_WORDS, SPLITS
+from tasks.sources.stream import OpenedDataset, Picture, PictureSplit
 from tasks.sources.verified import Opener, open_unverified
 
-SPLIT_NAMES = {  # what the names of files and folders start with
-    "train": re.compile(r"train(ing)?(?![a-z])", re.IGNORECASE),
-    "validation": re.compile(r"val(id|idation)?(?![a-z])", re.IGNORECASE),
-    "test": re.compile(r"test(ing)?(?![a-z])", re.IGNORECASE),
-}
 SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(-[0-9a-f]+)?\.parquet", re.IGNORECASE)
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -50,13 +49,14 @@ INSTALL = "Install PyArrow, with this project's extra: pip install 'mnist-pipeli
 
 
 class Shard(NamedTuple):
-    """One file: which of its columns are meant, and how many rows it has."""
+    """One file: which of its columns are meant, how many rows it has, how it names the classes."""
 
     path: Path
     opener: Opener
     image: str
     label: str
     rows: int
+    names: Mapping[int, str] | None
 
 
 def parquet_files(place: Path) -> list[Path]:
@@ -67,7 +67,7 @@ def parquet_files(place: Path) -> list[Path]:
     if place.is_file():
         return [place] if place.suffix.lower() == ".parquet" else []
     paths = _files_in(place) or _files_in(place / "data") or _files_in_splits(place)
-    splits = {split: [p for p in paths if _split_of(p) == split] for split in SPLIT_NAMES}
+    splits = {split: [p for p in paths if _split_of(p) == split] for split in SPLITS}
     found = [path for shards in splits.values() for path in shards]
     if found and not splits["train"]:
         raise DatasetError(
@@ -81,45 +81,33 @@ def parquet_files(place: Path) -> list[Path]:
 
 
 def open_parquet(
-    files: Sequence[Path],
-    opener: Opener = open_unverified,
-    *,
-    image_size: tuple[int, int] | None = None,
-    grayscale: bool = False,
+    files: Sequence[Path], opener: Opener = open_unverified, reading: Reading = AS_IT_IS
 ) -> OpenedDataset:
-    """Read labels, and each picture's header; x_… are (image, row, column[, channel]) uint8.
+    """Read labels, and each picture's header, as `open_splits` in decoding.py.
 
-    y_… are (image,) int64 or text. The options are those of `open_pictures`. Raises DatasetError
-    if PyArrow is missing, a column is, or a file or a picture is damaged.
+    y_… are (image,) int64 or text. Raises DatasetError if PyArrow is missing, a column is, or a
+    file or a picture is damaged.
     """
     with IMPORTS:
-        _check_installed()
-        from tasks.sources.decoding import PictureStream, survey
+        try:
+            import pyarrow.parquet  # noqa: F401 - a third of a second
+        except ImportError as error:
+            rule = "PyArrow reads Parquet files, and is not installed."
+            raise DatasetError(rule, advice=INSTALL) from error
+        from tasks.sources.decoding import open_splits
 
-    splits: dict[str, list[Shard]] = {}
+    found: dict[str, list[Shard]] = {}
     for path in files:
         split = (_split_of(path) if len(files) > 1 else None) or "train"
-        splits.setdefault(split, []).append(_opened(path, opener))
-    found = survey(p for s in splits.values() for piece in _pieces(s, BATCH) for p in piece)
-    shape = found.shape(image_size, grayscale=grayscale)
-    names = _common_names([shard for shards in splits.values() for shard in shards])
-    streams: dict[str, Stream] = {}
-    for split, shards in splits.items():
-        where, images = _some([s.path for s in shards]), sum(shard.rows for shard in shards)
-        pieces = partial(_pieces, shards)
-        resize = image_size is not None
-        streams[f"x_{split}"] = PictureStream(where, (images, *shape), resize, pieces)
-        streams[f"y_{split}"] = LabelStream(where, _labels(shards, names))
-    notes = (_recognised(splits, names), *found.notes(shape))
-    return OpenedDataset(streams, notes, names)
-
-
-def _check_installed() -> None:
-    try:
-        import pyarrow.parquet  # noqa: F401 - a third of a second
-    except ImportError as error:
-        rule = "PyArrow reads Parquet files, and is not installed."
-        raise DatasetError(rule, advice=INSTALL) from error
+        found.setdefault(split, []).append(_opened(path, opener))
+    names = _common_names([shard for shards in found.values() for shard in shards])
+    splits = {
+        split: PictureSplit(where, partial(_pieces, shards), _labels(shards, names))
+        for split, shards in found.items()
+        for where in [_some([shard.path for shard in shards])]
+    }
+    streams, done = open_splits(splits, reading)
+    return OpenedDataset(streams, (_recognised(found, names), *done), names)
 
 
 def _recognised(splits: Mapping[str, Sequence[Shard]], names: Mapping[int, str] | None) -> str:
@@ -139,29 +127,22 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _files_in_splits(place: Path) -> list[Path]:
     folders = sorted(place.iterdir()) if place.is_dir() else ()
-    return [path for f in folders if f.is_dir() and _split_of_folder(f) for path in _files_in(f)]
+    named = [f for f in folders if f.is_dir() and f.name.lower() in SPLIT_WORDS]
+    return [path for folder in named for path in _files_in(folder)]
 
 
 def _split_of(path: Path) -> str | None:
-    """What the file's name starts with, or else its folder's is."""
-    return _split_in(path.name) or _split_of_folder(path.parent)
-
-
-def _split_of_folder(folder: Path) -> str | None:
-    return _split_in(folder.name) if folder.name.isalpha() else None
-
-
-def _split_in(name: str) -> str | None:
-    return next((split for split, start in SPLIT_NAMES.items() if start.match(name)), None)
+    """By what the file's name starts with, or else by its folder's name."""
+    words = re.split("[^a-z]", path.name.lower(), maxsplit=1)[0], path.parent.name.lower()
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 
 
 def _check_shards(paths: Sequence[Path]) -> None:
     """Raise DatasetError if one of those that a name counts is not there."""
-    there: dict[tuple[Path, str, int], set[int]] = {}
+    there = defaultdict(set)
     for path in paths:
         if shard := SHARD.fullmatch(path.name):
-            key = path.parent, shard[1], int(shard[3])
-            there.setdefault(key, set()).add(int(shard[2]))
+            there[path.parent, shard[1], int(shard[3])].add(int(shard[2]))
     for (folder, name, count), numbers in there.items():
         if len(numbers) < count:
             missing = next(number for number in range(count) if number not in numbers)
@@ -179,7 +160,10 @@ def _some(paths: Sequence[Path]) -> str:
 
 def _opened(path: Path, opener: Opener) -> Shard:
     """Check a file's columns. Raises DatasetError."""
-    schema, rows = _schema(path, opener)
+    import pyarrow.parquet as pq
+
+    with intact(WHOLE, path.name, AGAIN), opener(path) as file, pq.ParquetFile(file) as opened:
+        schema, rows = opened.schema_arrow, opened.metadata.num_rows
     image, label = (_column(schema, names, path) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
     _check_types(schema, image, label, path)
     if not 0 < rows <= path.stat().st_size:  # a picture has a byte at least
@@ -189,19 +173,13 @@ def _opened(path: Path, opener: Opener) -> Shard:
             where=path.name,
             advice=AGAIN,
         )
-    return Shard(path, opener, image, label, rows)
-
-
-def _schema(path: Path, opener: Opener) -> tuple[Any, int]:
-    import pyarrow.parquet as pq
-
-    with intact(WHOLE, path.name, AGAIN), opener(path) as file, pq.ParquetFile(file) as opened:
-        return opened.schema_arrow, opened.metadata.num_rows
+    return Shard(path, opener, image, label, rows, _names(schema, label))
 
 
 def _column(schema: Any, names: Sequence[str], path: Path) -> str:
-    if found := [name for name in names if name in schema.names]:
-        return found[0]
+    for name in names:
+        if name in schema.names:
+            return name
     raise DatasetError(
         f"A Parquet dataset has a column {' or '.join(names)}.",
         received=", ".join(schema.names) or "no columns",
@@ -274,12 +252,13 @@ def _bytes(value: Any, where: str) -> bytes:
 
 
 def _labels(shards: Sequence[Shard], names: Mapping[int, str] | None) -> np.ndarray:
-    parts = [
-        _checked(column, start, shard, names)
-        for shard in shards
-        for start, column in _batches(shard, shard.label, 1 << 16)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate(
+        [
+            _checked(column, start, shard, names)
+            for shard in shards
+            for start, column in _batches(shard, shard.label, 1 << 16)
+        ]
+    )
 
 
 def _checked(column: Any, start: int, shard: Shard, names: Mapping[int, str] | None) -> np.ndarray:
@@ -305,13 +284,13 @@ def _is_label(label: Any, names: Mapping[int, str] | None) -> bool:
     if names:
         return label in names
     if isinstance(label, str):
-        return 0 < len(label) <= LONGEST_LABEL
+        return 0 < len(label) <= LONGEST_NAME
     return label is not None and abs(label) < LARGEST_LABEL
 
 
-def _common_names(shards: Sequence[Shard]) -> dict[int, str] | None:
-    names = _names(shards[0])
-    if other := [shard.path for shard in shards if _names(shard) != names]:
+def _common_names(shards: Sequence[Shard]) -> Mapping[int, str] | None:
+    names = shards[0].names
+    if other := [shard.path for shard in shards if shard.names != names]:
         raise DatasetError(
             "All files of a Parquet dataset must name the same classes in the same order.",
             received=f"others in {_some(other)} than in {shards[0].path.name}",
@@ -321,11 +300,10 @@ def _common_names(shards: Sequence[Shard]) -> dict[int, str] | None:
     return names
 
 
-def _names(shard: Shard) -> dict[int, str] | None:
+def _names(schema: Any, label: str) -> dict[int, str] | None:
     """The names of the classes as the library datasets notes them; None: there are none."""
-    metadata = _schema(shard.path, shard.opener)[0].metadata or {}
     with suppress(ValueError, KeyError, TypeError):  # somebody else's notes, or none
-        names = json.loads(metadata[b"huggingface"])["info"]["features"][shard.label]["names"]
+        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return dict(enumerate(names)) or None
     return None

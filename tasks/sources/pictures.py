@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, pairwise, permutations
+from itertools import groupby, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -30,18 +30,14 @@ import numpy as np
 
 from tasks import IMPORTS
 from tasks.errors import DatasetError
-from tasks.sources.examples import LabelStream, Picture
-from tasks.sources.stream import OpenedDataset, Stream, intact
+from tasks.records import AS_IT_IS, Reading
+from tasks.sources.files import intact, some
+from tasks.sources.splits import SPLIT_WORDS, SPLITS
+from tasks.sources.stream import OpenedDataset, Picture, PictureSplit
 from tasks.sources.verified import Opener, open_unverified
 
-SPLIT_FOLDERS = {  # by name, in lower case
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 OTHER_PICTURES = (".tif", ".tiff", ".webp", ".heic", ".heif", ".avif", ".ppm", ".pgm")
-ORDER = ("train", "validation", "test")
 LEFT_BY_DESKTOPS = ("thumbs.db", "desktop.ini", "__macosx")
 FIRST = 64  # pictures in the first piece
 SHOWN = 3  # names in one message
@@ -79,38 +75,29 @@ def picture_files(place: Path) -> list[Path]:
 
 
 def open_pictures(
-    files: Sequence[Path],
-    opener: Opener = open_unverified,
-    *,
-    image_size: tuple[int, int] | None = None,
-    grayscale: bool = False,
+    files: Sequence[Path], opener: Opener = open_unverified, reading: Reading = AS_IT_IS
 ) -> OpenedDataset:
-    """Look at the header of each picture; x_… are (image, row, column[, channel]) uint8.
+    """Look at the header of each picture, as `open_splits` in decoding.py.
 
-    `image_size` (rows, columns) is what all are brought to. Without it their sizes must be the
-    same. If one is in colour, all are, unless `grayscale` is set. Raises DatasetError if classes
-    or sizes differ, or a file is no picture.
+    Raises DatasetError if classes or sizes differ, or a file is no picture.
     """
     with IMPORTS:
-        from tasks.sources.decoding import PictureStream, survey
+        from tasks.sources.decoding import open_splits
 
-    root, splits = _splits_of(files)
+    root, found = _splits_of(files)
     layout = _layout(root)
     if layout.problems:
         raise layout.problems[0]
-    names = _same_classes(splits, root)
-    found = survey(_picture(path, opener) for path in _paths(splits))
-    shape = found.shape(image_size, grayscale=grayscale)
-    streams: dict[str, Stream] = {}
-    for split, classes in splits.items():
+    names = _same_classes(found, root)
+    splits = {}
+    for split, classes in found.items():
         paths = _paths({split: classes})
-        where, pieces = str(paths[0].parents[1]), partial(_pieces, paths, opener)
-        resize = image_size is not None
-        streams[f"x_{split}"] = PictureStream(where, (len(paths), *shape), resize, pieces)
-        counts = [len(classes[name]) for name in names]
-        streams[f"y_{split}"] = LabelStream(where, np.repeat(np.arange(len(names)), counts))
+        labels = np.repeat(np.arange(len(names)), [len(classes[name]) for name in names])
+        pieces = partial(_pieces, paths, opener)
+        splits[split] = PictureSplit(str(paths[0].parents[1]), pieces, labels)
+    streams, done = open_splits(splits, reading)
     recognised = f"pictures in class folders: {len(names)} classes, numbered in the order of names"
-    notes = (recognised, *_passed_over(layout), *found.notes(shape))
+    notes = (recognised, *_passed_over(layout), *done)
     return OpenedDataset(streams, notes, dict(enumerate(names)))
 
 
@@ -118,15 +105,11 @@ def _paths(splits: Mapping[str, Classes]) -> list[Path]:
     return [path for classes in splits.values() for paths in classes.values() for path in paths]
 
 
-def _picture(path: Path, opener: Opener) -> Picture:
-    return Picture(str(path), partial(opener, path))
-
-
 def _pieces(paths: Sequence[Path], opener: Opener, most: int) -> Iterator[list[Picture]]:
     """The first is small: whoever only looks at some pictures decodes few."""
     starts = [0, *range(min(FIRST, most, len(paths)), len(paths), most), len(paths)]
     for start, end in pairwise(starts):
-        yield [_picture(path, opener) for path in paths[start:end]]
+        yield [Picture(str(path), partial(opener, path)) for path in paths[start:end]]
 
 
 def _splits_of(files: Sequence[Path]) -> tuple[Path, dict[str, Classes]]:
@@ -140,17 +123,17 @@ def _splits_of(files: Sequence[Path]) -> tuple[Path, dict[str, Classes]]:
         classes.setdefault(_class_name(folder), []).extend(paths)
     if len(splits) == 1:
         return next(iter(splits)), {"train": next(iter(splits.values()))}
-    return files[0].parents[2], {SPLIT_FOLDERS[f.name.lower()]: c for f, c in splits.items()}
+    return files[0].parents[2], {SPLIT_WORDS[f.name.lower()]: c for f, c in splits.items()}
 
 
 def _same_classes(splits: Mapping[str, Classes], root: Path) -> list[str]:
-    names = sorted(splits["train"])
+    train = splits["train"]
+    pairs = [(train, classes, split) for split, classes in splits.items()]
+    pairs += [(classes, train, "train") for classes in splits.values()]
     differences = [
-        f"no pictures of {_some(sorted(set(here) - set(there)))} in {split}"
-        for one, other in permutations(splits, 2)
-        if "train" in (one, other)
-        for here, there, split in [(splits[one], splits[other], other)]
-        if set(here) - set(there)
+        f"no pictures of {some(sorted(lacking), SHOWN)} in {split}"
+        for here, there, split in pairs
+        if (lacking := here.keys() - there.keys())
     ]
     if differences:
         raise DatasetError(
@@ -159,7 +142,7 @@ def _same_classes(splits: Mapping[str, Classes], root: Path) -> list[str]:
             where=root,
             advice="Add them, take the class out of the other splits, or make the names the same.",
         )
-    return names
+    return sorted(train)
 
 
 def _passed_over(layout: Layout) -> list[str]:
@@ -167,13 +150,8 @@ def _passed_over(layout: Layout) -> list[str]:
     if layout.system:
         notes.append(f"{layout.system:,} hidden files or folders, or a desktop's, passed over")
     if layout.other:
-        notes.append(f"{_some(layout.other)} passed over: no pictures in a class folder")
+        notes.append(f"{some(layout.other, SHOWN)} passed over: no pictures in a class folder")
     return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 # --- layout ----------------------------------------------------------------------------------
@@ -183,12 +161,12 @@ def _layout(place: Path) -> Layout:
     root = _listed(place)
     other = [path.name for path in (*root.other, *root.pictures)]
     layout = Layout({}, other, len(root.system), root.problems)
-    splits = [folder for folder in root.folders if folder.name.lower() in SPLIT_FOLDERS]
+    splits = [folder for folder in root.folders if folder.name.lower() in SPLIT_WORDS]
     if not any(_listed(inner).pictures for folder in splits for inner in _listed(folder).folders):
         _add_classes(layout, "train", root.folders)
         return layout
     layout.other += [f"{folder.name}/" for folder in root.folders if folder not in splits]
-    for folder in sorted(splits, key=lambda folder: ORDER.index(_split_of(folder))):
+    for folder in sorted(splits, key=lambda folder: SPLITS.index(_split_of(folder))):
         _add_split(layout, folder)
     if "train" not in layout.splits:
         raise DatasetError(
@@ -217,6 +195,7 @@ def _add_split(layout: Layout, folder: Path) -> None:
             advice="Put them there. If nobody knows their classes, nothing can be learned from "
             "them or measured on them: take the folder away.",
         )
+    layout.problems += inside.problems
     _add_passed_over(layout, folder, inside)
     _add_classes(layout, split, inside.folders)
 
@@ -225,44 +204,41 @@ def _add_classes(layout: Layout, split: str, folders: Sequence[Path]) -> None:
     classes: Classes = {}
     for folder in folders:
         inside = _listed(folder)
-        layout.problems += _formats_not_read(inside, folder)
-        if not inside.pictures:
-            layout.problems += inside.problems
+        layout.problems += _problems_of_class(inside, folder)
+        if inside.pictures:
+            classes.setdefault(_class_name(folder), []).extend(inside.pictures)
+            _add_passed_over(layout, folder, inside)
+        else:
             layout.other.append(f"{folder.name}/")
-            continue
-        if inside.folders:
-            problem = DatasetError(
-                "The folder of a class holds pictures and no further folders.",
-                received=[path.name for path in inside.folders[:SHOWN]],
-                where=folder,
-                advice="Move their pictures up, or the folders out of the dataset.",
-            )
-            layout.problems.append(problem)
-        classes.setdefault(_class_name(folder), []).extend(inside.pictures)
-        _add_passed_over(layout, folder, inside)
     if classes:
         layout.splits[split] = dict(sorted(classes.items()))
 
 
 def _add_passed_over(layout: Layout, folder: Path, inside: Folder) -> None:
-    layout.problems += inside.problems
     layout.system += len(inside.system)
     layout.other += [f"{folder.name}/{path.name}" for path in inside.other]
 
 
-def _formats_not_read(inside: Folder, folder: Path) -> list[DatasetError]:
-    unread = [path.name for path in inside.other if path.suffix.lower() in OTHER_PICTURES]
-    problem = DatasetError(
-        "Pictures must be PNG, JPEG, BMP or GIF.",
-        received=f"{len(unread):,} others, {unread[0] if unread else 'none'} first",
-        where=folder,
-        advice="Convert them, for instance with Pillow: Image.open(path).save(path + '.png').",
-    )
-    return [problem] if unread else []
+def _problems_of_class(inside: Folder, folder: Path) -> Iterator[DatasetError]:
+    if unread := [path.name for path in inside.other if path.suffix.lower() in OTHER_PICTURES]:
+        yield DatasetError(
+            "Pictures must be PNG, JPEG, BMP or GIF.",
+            received=f"{len(unread):,} others, {unread[0]} first",
+            where=folder,
+            advice="Convert them, for instance with Pillow: Image.open(path).save(path + '.png').",
+        )
+    if inside.pictures and inside.folders:
+        yield DatasetError(
+            "The folder of a class holds pictures and no further folders.",
+            received=[path.name for path in inside.folders[:SHOWN]],
+            where=folder,
+            advice="Move their pictures up, or the folders out of the dataset.",
+        )
+    yield from inside.problems
 
 
 def _split_of(folder: Path) -> str:
-    return SPLIT_FOLDERS[folder.name.lower()]
+    return SPLIT_WORDS[folder.name.lower()]
 
 
 def _class_name(folder: Path) -> str:
@@ -279,34 +255,32 @@ def _listed(folder: Path) -> Folder:
     try:
         with intact("A dataset's folders must be readable.", folder, "Check their permissions."):
             entries = sorted(os.scandir(folder), key=attrgetter("name"))
-    except DatasetError as problem:
-        return found._replace(problems=[problem])
+    except DatasetError as unreadable:
+        return found._replace(problems=[unreadable])
     for entry in entries:
-        try:
-            _kind_of(entry, found).append(folder / entry.name)
-        except DatasetError as problem:
+        name, path = entry.name.lower(), folder / entry.name
+        if name.startswith(".") or name in LEFT_BY_DESKTOPS:
+            found.system.append(path)
+        elif not name.isprintable():  # nor are bytes that are no UTF-8
+            problem = DatasetError(
+                "Names of folders and pictures must be readable text in UTF-8.",
+                received=ascii(entry.name),
+                where=folder,
+                advice="Rename it.",
+            )
+            found.problems.append(problem)
+        elif entry.is_dir():
+            found.folders.append(path)
+        elif not name.endswith(PICTURES):
+            found.other.append(path)
+        elif entry.is_file():
+            found.pictures.append(path)
+        else:
+            problem = DatasetError(
+                "A picture must be a file.",
+                received="a link to nothing, or a device",
+                where=path,
+                advice="Put the picture there, or take it out of the dataset.",
+            )
             found.problems.append(problem)
     return found
-
-
-def _kind_of(entry: os.DirEntry[str], found: Folder) -> list[Path]:
-    name = entry.name.lower()
-    if name.startswith(".") or name in LEFT_BY_DESKTOPS:
-        return found.system
-    if not name.isprintable():  # nor are bytes that are no UTF-8
-        raise DatasetError(
-            "Names of folders and pictures must be readable text in UTF-8.",
-            received=ascii(entry.name),
-            where=Path(entry.path).parent,
-            advice="Rename it.",
-        )
-    if entry.is_dir():
-        return found.folders
-    if name.endswith(PICTURES) and not entry.is_file():
-        raise DatasetError(
-            "A picture must be a file.",
-            received="a link to nothing, or a device",
-            where=entry.path,
-            advice="Put the picture there, or take it out of the dataset.",
-        )
-    return found.pictures if name.endswith(PICTURES) else found.other

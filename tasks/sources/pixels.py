@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tasks.errors import DatasetError
-from tasks.sources.stream import Converted, Stream
+from tasks.sources.stream import Stream
 
 UINT8 = np.dtype(np.uint8)
 BRIGHTEST = 255
@@ -27,12 +27,12 @@ class _Values(NamedTuple):
     whole: bool
 
     @property
-    def bytes_(self) -> bool:
-        return self.whole and self.lowest >= 0 and self.highest <= BRIGHTEST
-
-    @property
     def unit(self) -> bool:
         return bool(self.lowest >= 0 and self.highest <= 1)
+
+    @property
+    def fit(self) -> bool:
+        return self.unit or (self.whole and self.lowest >= 0 and self.highest <= BRIGHTEST)
 
 
 def read_images(
@@ -44,17 +44,17 @@ def read_images(
     of any dtype are cast; what lies in [0, 1] is multiplied by 255. `note` is told of it, `warn`
     that pixels are 0 and 1 only. Raises DatasetError for other shapes and values.
     """
-    images = _as_bytes_in(streams, note, warn)
+    images = {name: _with_known_axes(name, stream, note) for name, stream in streams.items()}
+    if not _are_plain(images):
+        images = _scaled(images, note, warn)
     return {n: _grey(stream, note) for n, stream in images.items()} if grayscale else images
 
 
-def _as_bytes_in(streams: Mapping[str, Stream], note: Say, warn: Say) -> dict[str, Stream]:
-    images = {name: _with_known_axes(name, stream, note) for name, stream in streams.items()}
-    if _are_plain(images):
-        return images
+def _scaled(images: Mapping[str, Stream], note: Say, warn: Say) -> dict[str, Stream]:
+    """What fits into bytes, or [0, 1], as bytes. Raises DatasetError for anything else."""
     found = {name: _values(stream) for name, stream in images.items()}
     for name, values in found.items():
-        if not (values.bytes_ or values.unit):
+        if not values.fit:
             raise DatasetError(
                 WHOLE_OR_UNIT,
                 received=f"{images[name].dtype}, {_shown(values)}",
@@ -66,7 +66,7 @@ def _as_bytes_in(streams: Mapping[str, Stream], note: Say, warn: Say) -> dict[st
         max(values.highest for values in found.values()),
         all(values.whole for values in found.values()),
     )
-    if not (together.bytes_ or together.unit):
+    if not together.fit:
         raise DatasetError(
             "The images of all splits must have one scale, 0 … 255 or [0, 1].",
             received=[f"{images[name].where} {_shown(values)}" for name, values in found.items()],
@@ -81,9 +81,7 @@ def _as_bytes_in(streams: Mapping[str, Stream], note: Say, warn: Say) -> dict[st
         dtypes = ", ".join(sorted({str(stream.dtype) for stream in images.values()}))
         note(f"pixels {dtypes}, {_shown(together)}, read as uint8")
     convert = partial(_as_bytes, factor=BRIGHTEST if scaled else 1)
-    return {
-        name: Converted(stream, convert, UINT8, stream.shape) for name, stream in images.items()
-    }
+    return {name: stream.converted(convert, UINT8) for name, stream in images.items()}
 
 
 def _with_known_axes(name: str, stream: Stream, note: Say) -> Stream:
@@ -91,7 +89,7 @@ def _with_known_axes(name: str, stream: Stream, note: Say) -> Stream:
     channels = shape[3] if len(shape) == 4 else None  # noqa: PLR2004 - axes
     if channels == 1:
         note(f"{name} {shape} read as {shape[:3]}: its one channel is dropped")
-        return Converted(stream, partial(np.squeeze, axis=3), stream.dtype, shape[:3])
+        return stream.converted(partial(np.squeeze, axis=3), shape=shape[:3])
     if len(shape) != 3 and channels != COLOURS:  # noqa: PLR2004 - axes
         raise DatasetError(
             f"{name} must have the axes (image, row, column), and perhaps one or three channels.",
@@ -109,7 +107,7 @@ def _grey(stream: Stream, note: Say) -> Stream:
     if len(stream.shape) == 3:  # noqa: PLR2004 - axes
         return stream
     note(f"{stream.where}: colour made grey")
-    return Converted(stream, _luminance, stream.dtype, stream.shape[:3])
+    return stream.converted(_luminance, shape=stream.shape[:3])
 
 
 def _luminance(piece: np.ndarray) -> np.ndarray:

@@ -13,20 +13,21 @@ from __future__ import annotations
 import gzip
 import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from tasks.errors import DatasetError
+from tasks.sources.files import GZIP_MAGIC, UNREADABLE
 
 HEAD_BYTES = 1024
 MOST_FILES = 1000  # of a folder
-GZIP_MAGIC, ZIP_MAGIC = b"\x1f\x8b", b"PK\x03\x04"
+ZIP_MAGIC = b"PK\x03\x04"
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
-MATLAB, HDF5 = b"MATLAB ", b"\x89HDF\r\n\x1a\n"
-HDF5_STARTS = (0, 512)  # others are for user blocks that nobody writes
+MATLAB = re.compile(b"MATLAB ")
+# After 512 bytes of a user's own, too; other places are for what nobody writes.
+HDF5 = re.compile(rb"(.{512})?\x89HDF\r\n\x1a\n", re.DOTALL)
 TORCH_PICKLE = "data.pkl"
 DOCUMENTS = ("", ".html", ".json", ".md", ".pdf", ".txt", ".yaml", ".yml")
 
@@ -102,7 +103,7 @@ def open_refused(files: Sequence[Path]) -> NoReturn:
 
 def _kind_of(path: Path) -> Refusal | None:
     """By how a file starts, or else by its name."""
-    with suppress(OSError, EOFError, zlib.error, zipfile.BadZipFile):
+    with suppress(*UNREADABLE):
         if kind := _by_content(path):
             return kind
     endings = "".join(path.suffixes[-2:]).lower(), path.suffix.lower()
@@ -119,9 +120,5 @@ def _by_content(path: Path) -> Refusal | None:
         with zipfile.ZipFile(path) as archive:
             names = [Path(name).name for name in archive.namelist()]
         return TORCH if TORCH_PICKLE in names else None
-    starts: dict[Refusal, Any] = {
-        PICKLES: PICKLE.match(head),
-        MAT: head.startswith(MATLAB),
-        H5: any(head.startswith(HDF5, start) for start in HDF5_STARTS),
-    }
-    return next((kind for kind, found in starts.items() if found), None)
+    starts = {PICKLES: PICKLE, MAT: MATLAB, H5: HDF5}
+    return next((kind for kind, start in starts.items() if start.match(head)), None)

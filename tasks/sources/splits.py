@@ -1,10 +1,11 @@
-"""Cutting a split off a dataset that has none: of each class the same fraction."""
+"""What the splits of a dataset are called, and cutting one off where there is none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -13,65 +14,45 @@ from tasks.errors import DatasetError
 from tasks.records import ARRAY_NAMES, Reading
 from tasks.sources.stream import Stream
 
+SPLITS = ("train", "validation", "test")
+SPLIT_WORDS = {  # in lower case, as names of folders, files and arrays have them
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 NEEDED = "A dataset must have training and test images with their labels."
 
+Taken = Bool[np.ndarray, " image"]
 
-@dataclass(frozen=True)
-class Selected:
+
+def missing_arrays(found: Collection[str]) -> list[str]:
+    """Which of its arrays a dataset lacks beside these; it may have no test split at all."""
+    without_test = not {"x_test", "y_test"}.intersection(found)
+    needed = [name for name in ARRAY_NAMES if not (without_test and name.endswith("test"))]
+    return [name for name in needed if name not in found]
+
+
+def selected(source: Stream, taken: Taken) -> Stream:
     """Those images of a stream that are to be taken, in their order."""
-
-    source: Stream
-    taken: Bool[np.ndarray, " image"]
-
-    @property
-    def where(self) -> str:
-        """The file, for messages."""
-        return self.source.where
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of its values."""
-        return self.source.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what is taken."""
-        return (int(self.taken.sum()), *self.source.shape[1:])
-
-    def rows(self) -> Iterator[np.ndarray]:
-        """Read consecutive pieces along axis 0. Raises DatasetError."""
-        start = 0
-        for piece in self.source.rows():
-            yield piece[self.taken[start : start + len(piece)]]
-            start += len(piece)
+    shape = (int(taken.sum()), *source.shape[1:])
+    return replace(source, shape=shape, rows=partial(_selected_rows, source, taken))
 
 
-@dataclass(frozen=True)
-class Chained:
+def _selected_rows(source: Stream, taken: Taken) -> Iterator[np.ndarray]:
+    start = 0
+    for piece in source.rows():
+        yield piece[taken[start : start + len(piece)]]
+        start += len(piece)
+
+
+def chained(first: Stream, then: Stream) -> Stream:
     """One stream after another."""
-
-    first: Stream
-    then: Stream
-
-    @property
-    def where(self) -> str:
-        """The files, for messages."""
-        return f"{self.first.where} and {self.then.where}"
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the values of both."""
-        return np.result_type(self.first.dtype, self.then.dtype)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of both together."""
-        return (self.first.shape[0] + self.then.shape[0], *self.first.shape[1:])
-
-    def rows(self) -> Iterator[np.ndarray]:
-        """Read consecutive pieces along axis 0. Raises DatasetError."""
-        yield from self.first.rows()
-        yield from self.then.rows()
+    return Stream(
+        where=f"{first.where} and {then.where}",
+        dtype=np.result_type(first.dtype, then.dtype),
+        shape=(first.shape[0] + then.shape[0], *first.shape[1:]),
+        rows=lambda: chain(first.rows(), then.rows()),
+    )
 
 
 def require_splits(streams: Mapping[str, Stream], reading: Reading, where: str) -> None:
@@ -92,9 +73,7 @@ def require_splits(streams: Mapping[str, Stream], reading: Reading, where: str) 
         )
 
 
-def draw_split(
-    labels: UInt8[np.ndarray, " image"], fraction: float, seed: int
-) -> Bool[np.ndarray, " image"]:
+def draw_split(labels: UInt8[np.ndarray, " image"], fraction: float, seed: int) -> Taken:
     """Which images are set apart: of each class this fraction, at least one of two, never all.
 
     Raises DatasetError if that is none.

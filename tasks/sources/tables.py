@@ -14,26 +14,25 @@ over. Whatever else does not fit is an error that names the line. EMNIST: see em
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from io import BufferedReader, BytesIO
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tasks.errors import DatasetError
-from tasks.sources.archive import file_at
-from tasks.sources.emnist import SWAPPED, class_names, is_emnist, names_read, transposed
-from tasks.sources.examples import LONGEST_LABEL, LabelStream, numbers_or_names
-from tasks.sources.stream import AGAIN, OpenedDataset, Stream, intact
+from tasks.sources.emnist import is_emnist, upright
+from tasks.sources.files import AGAIN, File, file_at, intact
+from tasks.sources.labels import LONGEST_NAME
+from tasks.sources.stream import OpenedDataset, Stream, in_memory
 from tasks.sources.verified import Opener, open_unverified
 
 TABLE = re.compile(r".+\.csv(\.gz)?", re.IGNORECASE)
@@ -46,8 +45,8 @@ SPLIT_NAMES = {  # in file names
 LABEL_NAMES = ("label", "labels", "class", "target", "digit", "letter", "y")
 ROW_BY_COLUMN = re.compile(r"\D*(\d{1,6})x(\d{1,6})", re.ASCII)
 NUMBERED = re.compile(r"\D*(\d{1,9})", re.ASCII)
+WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?(e\+?00)?", re.IGNORECASE | re.ASCII)  # 7, 7.0, 7.00e+00
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 FIRST_BYTES = 1 << 16  # of the first piece: whoever only looks at some images parses few
@@ -63,6 +62,8 @@ SUBMISSION = (
     "learned from it or measured on it: pass the training file alone, and let --test-fraction "
     "cut test images from that."
 )
+UTF_8 = "A table must be text in UTF-8."
+SAVE_SO = "Save it in that encoding."
 CORRECT = "Correct that line, or delete it."
 
 
@@ -75,48 +76,10 @@ class Form(NamedTuple):
     size: tuple[int, int]  # rows, columns
     header: bool
 
-
-@dataclass(frozen=True)
-class Table:
-    """A stream of images (image, row, column) uint8, parsed from the lines of a table."""
-
-    path: Path
-    opener: Opener
-    form: Form
-    images: int
-    first_line: int  # of an image, counted from 1
-
-    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
-
     @property
-    def where(self) -> str:
-        """The file's name."""
-        return self.path.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(image, row, column)."""
-        return (self.images, *self.form.size)
-
-    def rows(self) -> Iterator[np.ndarray]:
-        """Parse consecutive pieces. Raises DatasetError, which names line and pixel."""
-        number = self.first_line
-        with _opened(self.path, self.opener) as file:
-            for _ in range(1, number):
-                file.readline()
-            lines = file.readlines(FIRST_BYTES)
-            while lines:
-                yield self._pixels(lines, number)
-                number += len(lines)
-                lines = file.readlines(TEXT_BYTES)
-
-    def _pixels(self, lines: Sequence[bytes], number: int) -> np.ndarray:
-        """Of lines, the first of which has this number."""
-        filled = [line for line in lines if not line.isspace()]
-        pixels = _parsed(filled, self.form)
-        if pixels is None or len(pixels) != len(filled):
-            raise _bad_pixel(lines, number, self.form, self.where)
-        return pixels.reshape(-1, *self.form.size)
+    def pixels(self) -> slice:
+        """The places of all fields but the label."""
+        return slice(1, None) if self.label == 0 else slice(None, -1)
 
 
 def table_files(place: Path) -> list[Path]:
@@ -150,26 +113,23 @@ def open_tables(files: Sequence[Path], opener: Opener = open_unverified) -> Open
     table that is none, or has no labels; for pixels that are none, `rows()` does.
     """
     streams: dict[str, Stream] = {}
-    notes, names = [], None
+    notes = []
     tables = [path for path in files if TABLE.fullmatch(path.name)]
     for path in tables:
         split = _split_of(path) if len(tables) > 1 else "train"
-        table, labels = _surveyed(path, opener)
-        images = transposed(table) if is_emnist(path.name) else table
-        streams |= {f"x_{split}": images, f"y_{split}": LabelStream(path.name, labels)}
-        form = table.form
+        form, streams[f"x_{split}"], streams[f"y_{split}"] = _surveyed(file_at(path, opener))
         notes.append(
             f"CSV: {path.name}, {'a' if form.header else 'no'} header, the label "
             f"{'last' if form.label else 'first'}, {SEPARATORS[form.separator]} between fields"
         )
+    opened = OpenedDataset(streams, tuple(notes))
     if is_emnist(tables[0].name):
-        notes.append(SWAPPED)
-    for mapping in (file_at(path, opener) for path in files[len(tables) :]):
-        names = class_names(mapping)
-        notes.append(names_read(mapping))
+        mappings = [file_at(path, opener) for path in files[len(tables) :]]
+        opened = upright(opened, mappings[0] if mappings else None)
     if beside := [path.name for path in _tables_in(files[0].parent) if path not in files]:
-        notes.append(f"beside them and not read: {', '.join(beside[:SHOWN])}")
-    return OpenedDataset(streams, tuple(notes), names)
+        note = f"beside them and not read: {', '.join(beside[:SHOWN])}"
+        opened = replace(opened, notes=(*opened.notes, note))
+    return opened
 
 
 def _with_mapping(tables: list[Path]) -> list[Path]:
@@ -192,67 +152,63 @@ def _split_of(path: Path) -> str | None:
 # --- lines -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Labels:
-    """Two bytes an image: a number for each different label as it is written."""
-
-    numbers: array[int] = field(default_factory=lambda: array("H"))
-    written: dict[bytes, int] = field(default_factory=dict)
-    texts: list[str] = field(default_factory=list)
-
-    def add(self, written: bytes, where: str) -> None:
-        """Note the label of the next image."""
-        if (number := self.written.get(written)) is None:
-            number = len(self.texts)
-            self.texts.append(_label(written, where))
-            self.written[written] = number
-            if number >= MOST_LABELS:
-                raise DatasetError(
-                    "The column of labels names classes.",
-                    received=f"more than {MOST_LABELS:,} different labels",
-                    where=where,
-                    advice="Check which column that is.",
-                )
-        self.numbers.append(number)
-
-    def values(self) -> np.ndarray:
-        """All of them (image,)."""
-        return numbers_or_names(self.texts)[np.frombuffer(self.numbers, np.uint16)]
-
-
-def _surveyed(path: Path, opener: Opener) -> tuple[Table, np.ndarray]:
-    """Go through all lines once, without parsing what is in them, but for the labels."""
+def _surveyed(file: File) -> tuple[Form, Stream, Stream]:
+    """Go through all lines once, and parse nothing but the labels: two bytes an image."""
+    file = file.inflated()
     form: Form | None = None
-    first, labels = 1, Labels()
-    with _opened(path, opener) as file:
-        for number, line in _numbered_lines(file, path.name):
-            where = f"{path.name}, line {number}"
+    first, labels = 1, array("H")
+    numbers: dict[bytes, int] = {}  # by label as it is written
+    texts = []
+    with _opened(file) as text:
+        for number, line in _numbered_lines(text, file.where):
+            where = f"{file.where}, line {number}"
             if form is None:
                 form = _form(line, where)
                 first = number + form.header
                 if form.header:
                     continue
-            labels.add(_checked_label(line, form, where), where)
-    if form is None or not labels.numbers:
+            written = _checked_label(line, form, where)
+            if written not in numbers:
+                texts.append(_label(written, where))
+                _check_number_of_labels(len(texts), where)
+                numbers[written] = len(numbers)
+            labels.append(numbers[written])
+    if form is None or not labels:
         raise DatasetError(
             "A table has images, a line each.",
             received="a header only" if form else "an empty file",
-            where=path.name,
+            where=file.where,
             advice=AGAIN,
         )
-    return Table(path, opener, form, len(labels.numbers), first), labels.values()
+    shape = (len(labels), *form.size)
+    images = Stream(file.where, np.dtype(np.uint8), shape, partial(_rows, file, form, first))
+    return form, images, in_memory(file.where, _numbers_or_names(texts)[np.frombuffer(labels, "H")])
 
 
-def _numbered_lines(file: Any, name: str) -> Iterator[tuple[int, bytes]]:
+def _rows(file: File, form: Form, number: int) -> Iterator[np.ndarray]:
+    """Parse pieces, from the line of this number on. Raises DatasetError for what is no pixel."""
+    with _opened(file) as text:
+        for _ in range(1, number):
+            text.readline()
+        lines = text.readlines(FIRST_BYTES)
+        while lines:
+            filled = [line for line in lines if not line.isspace()]
+            pixels = _parsed(filled, form)
+            if pixels is None or len(pixels) != len(filled):
+                raise _bad_pixel(lines, number, form, file.where)
+            yield pixels.reshape(-1, *form.size)
+            number += len(lines)
+            lines = text.readlines(TEXT_BYTES)
+
+
+def _numbered_lines(text: Any, where: str) -> Iterator[tuple[int, bytes]]:
     """Those that are not empty, counted from 1."""
-    number = 0
-    while line := file.readline(MOST_LINE_BYTES):
-        number += 1
+    for number, line in enumerate(iter(partial(text.readline, MOST_LINE_BYTES), b""), 1):
         if len(line) == MOST_LINE_BYTES:
             raise DatasetError(
                 f"A line of a table has fewer than {MOST_LINE_BYTES:,} bytes.",
                 received="a longer one",
-                where=f"{name}, line {number}",
+                where=f"{where}, line {number}",
                 advice="Check that the file is a CSV table, with an image in each line.",
             )
         if not line.isspace():
@@ -260,18 +216,13 @@ def _numbered_lines(file: Any, name: str) -> Iterator[tuple[int, bytes]]:
 
 
 @contextmanager
-def _opened(path: Path, opener: Opener) -> Iterator[Any]:
-    rule = "A file must be readable and, if it is compressed, inflate without error."
-    with intact(rule, path.name, AGAIN), ExitStack() as opened:
-        raw: Any = opened.enter_context(opener(path))
-        zipped = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        raw.seek(0)
-        if zipped:
-            raw = opened.enter_context(gzip.open(raw))
-        file = BufferedReader(raw, BUFFER_BYTES)  # gzip's own reads line by line in Python
-        if file.peek(len(BYTE_ORDER_MARK)).startswith(BYTE_ORDER_MARK):
-            file.read(len(BYTE_ORDER_MARK))
-        yield file
+def _opened(file: File) -> Iterator[Any]:
+    """After the byte order mark, if there is one."""
+    with file.opened() as opened:
+        text = BufferedReader(opened, BUFFER_BYTES)  # gzip's own reads line by line in Python
+        if text.peek(len(BYTE_ORDER_MARK)).startswith(BYTE_ORDER_MARK):
+            text.read(len(BYTE_ORDER_MARK))
+        yield text
 
 
 def _checked_label(line: bytes, form: Form, where: str) -> bytes:
@@ -281,7 +232,8 @@ def _checked_label(line: bytes, form: Form, where: str) -> bytes:
         fields = _fields(line, form.separator, where)
         label, count = fields[form.label].encode(), len(fields)
     else:
-        label, count = _label_bytes(line, separator, form.label), line.count(separator) + 1
+        split = line.rpartition if form.label else line.partition
+        label, count = split(separator)[form.label], line.count(separator) + 1
     if count != form.fields:
         raise DatasetError(
             "Each line of a table must have as many fields as its first.",
@@ -292,21 +244,34 @@ def _checked_label(line: bytes, form: Form, where: str) -> bytes:
     return label
 
 
-def _label_bytes(line: bytes, separator: bytes, place: int) -> bytes:
-    return line.rpartition(separator)[2] if place else line.partition(separator)[0]
+def _check_number_of_labels(number: int, where: str) -> None:
+    if number > MOST_LABELS:
+        raise DatasetError(
+            "The column of labels names classes.",
+            received=f"more than {MOST_LABELS:,} different labels",
+            where=where,
+            advice="Check which column that is.",
+        )
 
 
 def _label(written: bytes, where: str) -> str:
-    with intact("A table must be text in UTF-8.", where, "Save it in that encoding."):
+    with intact(UTF_8, where, SAVE_SO):
         label = written.decode().strip()
-    if 0 < len(label) <= LONGEST_LABEL:
+    if 0 < len(label) <= LONGEST_NAME:
         return label
     raise DatasetError(
-        f"A label has 1 to {LONGEST_LABEL} letters.",
+        f"A label has 1 to {LONGEST_NAME} letters.",
         received=f"{len(label)} letters" if label else "an empty cell",
         where=where,
         advice=CORRECT,
     )
+
+
+def _numbers_or_names(texts: Sequence[str]) -> np.ndarray:
+    """Labels that were written as text: int64 if each is a whole number, else as they are (U)."""
+    if all(map(WHOLE.fullmatch, texts)):
+        return np.array([int(re.split("[.eE]", text)[0]) for text in texts], np.int64)
+    return np.array(texts, np.str_)
 
 
 def _fields(line: bytes, separator: str, where: str) -> list[str]:
@@ -323,23 +288,16 @@ def _fields(line: bytes, separator: str, where: str) -> list[str]:
 
 def _form(line: bytes, where: str) -> Form:
     if line.startswith(UTF_16):
-        raise DatasetError(
-            "A table must be text in UTF-8.",
-            received="UTF-16",
-            where=where,
-            advice="Save it in that encoding.",
-        )
+        raise DatasetError(UTF_8, received="UTF-16", where=where, advice=SAVE_SO)
     separator = max(SEPARATORS, key=lambda sign: line.count(sign.encode()))
-    names = [name.strip() for name in _fields(line, separator, where)]
-    lower = [name.lower() for name in names]
-    named = lower[0] in LABEL_NAMES or lower[-1] in LABEL_NAMES
-    if not named and 2 * sum(map(_is_number, names)) >= len(names):
-        return Form(separator, len(names), 0, _square(len(names) - 1, where), header=False)
-    if not named:
+    names = [name.strip().lower() for name in _fields(line, separator, where)]
+    label = next((end for end in (0, -1) if names[end] in LABEL_NAMES), None)
+    if label is not None:
+        pixels = names[1:] if label == 0 else names[:-1]
+        return Form(separator, len(names), label, _size(pixels, where), header=True)
+    if 2 * sum(map(_is_number, names)) < len(names):
         raise _no_labels(names, where)
-    label = 0 if lower[0] in LABEL_NAMES else -1
-    pixels = lower[1:] if label == 0 else lower[:-1]
-    return Form(separator, len(names), label, _size(pixels, where), header=True)
+    return Form(separator, len(names), 0, _square(len(names) - 1, where), header=False)
 
 
 def _is_number(text: str) -> bool:
@@ -353,7 +311,7 @@ def _is_number(text: str) -> bool:
 def _no_labels(names: Sequence[str], where: str) -> DatasetError:
     """Of a header that has no label first or last."""
     numbered = [NUMBERED.fullmatch(name) or ROW_BY_COLUMN.fullmatch(name) for name in names]
-    if any(name.lower() in LABEL_NAMES for name in names):
+    if not set(names).isdisjoint(LABEL_NAMES):
         advice = "Move that column to the front: t.insert(0, 'label', t.pop('label')) in pandas."
     elif all(numbered[1:]):  # the first can be an image's number
         advice = SUBMISSION
@@ -369,28 +327,24 @@ def _no_labels(names: Sequence[str], where: str) -> DatasetError:
 
 
 def _size(names: Sequence[str], where: str) -> tuple[int, int]:
-    """Rows and columns, from the names of the pixels."""
-    cells = [ROW_BY_COLUMN.fullmatch(name) for name in names]
-    if cells and all(cells):
-        places = [(int(cell[1]), int(cell[2])) for cell in cells if cell]
-        rows, columns = (1 + max(axis) - min(axis) for axis in zip(*places, strict=True))
-        top, left = places[0]
-        if places == list(product(range(top, top + rows), range(left, left + columns))):
-            return rows, columns
-        raise _wrong_order(names, where)
+    """Rows and columns, from the names of the pixels. Raises DatasetError for another order."""
+    cells = [(int(c[1]), int(c[2])) for c in map(ROW_BY_COLUMN.fullmatch, names) if c]
     numbers = [int(match[1]) for match in map(NUMBERED.fullmatch, names) if match]
-    if len(numbers) == len(names) and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        raise _wrong_order(names, where)
-    return _square(len(names), where)
-
-
-def _wrong_order(names: Sequence[str], where: str) -> DatasetError:
-    return DatasetError(
-        "The pixels of a table must come row by row, with none left out.",
-        received=", ".join(re.sub(r"^\D+", "", name) for name in names[:SHOWN]) + ", …",
-        where=where,
-        advice="Put the columns in order.",
-    )
+    size, in_order = None, True
+    if names and len(cells) == len(names):
+        axes = [range(min(axis), max(axis) + 1) for axis in zip(*cells, strict=True)]
+        rows, columns = size = len(axes[0]), len(axes[1])
+        in_order = rows * columns == len(cells) and cells == list(product(*axes))
+    elif names and len(numbers) == len(names):
+        in_order = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    if not in_order:
+        raise DatasetError(
+            "The pixels of a table must come row by row, with none left out.",
+            received=", ".join(re.sub(r"^\D+", "", name) for name in names[:SHOWN]) + ", …",
+            where=where,
+            advice="Put the columns in order.",
+        )
+    return size or _square(len(names), where)
 
 
 def _square(pixels: int, where: str) -> tuple[int, int]:
@@ -419,13 +373,12 @@ def _parsed(lines: Sequence[bytes], form: Form) -> np.ndarray | None:
     """
     if not lines:
         return np.empty((0, form.fields - 1), np.uint8)
-    pixels = range(1, form.fields) if form.label == 0 else range(form.fields - 1)
     read = partial(
         np.loadtxt,
         comments=None,
         delimiter=form.separator,
         quotechar='"',
-        usecols=pixels,
+        usecols=range(form.fields)[form.pixels],
         encoding="utf-8",
         ndmin=2,
     )
@@ -443,7 +396,7 @@ def _bad_pixel(lines: Sequence[bytes], number: int, form: Form, name: str) -> Da
     received, where = "something else", f"{name}, lines {number} to {number + len(lines) - 1}"
     for line_number, line in enumerate(lines, number):
         fields = [] if line.isspace() else _fields(line, form.separator, where)
-        pixels = fields[1:] if form.label == 0 else fields[:-1]
+        pixels = fields[form.pixels]
         wrong = [place for place, text in enumerate(pixels, 1) if not _is_pixel(text)]
         if wrong:
             received = _shown(pixels[wrong[0] - 1])

@@ -12,7 +12,7 @@ import pytest
 from builders import idx_bytes
 
 from tasks.errors import DatasetError
-from tasks.sources.archive import file_at
+from tasks.sources.files import file_at
 from tasks.sources.idx import open_idx
 
 # Two images of 2 rows and 3 columns.

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from builders import Pieces
+from builders import pieces
 
 from tasks.errors import DatasetError
 from tasks.sources.labels import read_labels
@@ -18,7 +18,7 @@ def read(
     """Numbers of the training and test labels, names of the classes, and the notes."""
     notes: list[str] = []
     arrays = {"y_train": np.asarray(train), "y_test": np.asarray(train if test is None else test)}
-    streams = {name: Pieces(array) for name, array in arrays.items()}
+    streams = {name: pieces(array) for name, array in arrays.items()}
     labels, class_names = read_labels(streams, names, notes.append)
     assert all(values.dtype == np.uint8 for values in labels.values())
     return labels["y_train"].tolist(), labels["y_test"].tolist(), class_names, notes
@@ -120,7 +120,7 @@ def test_text_and_numbers_together_are_refused() -> None:
 
 def test_labels_need_memory_for_their_numbers_only() -> None:
     labels = np.lib.stride_tricks.as_strided(np.array([7], np.int64), (200_000,), (0,))
-    long = {"y_train": Pieces(labels, most=1000), "y_test": Pieces(labels[:1])}
+    long = {"y_train": pieces(labels, most=1000), "y_test": pieces(labels[:1])}
     tracemalloc.start()
     read_labels(long, None, lambda _: None)
     _, peak_bytes = tracemalloc.get_traced_memory()

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tasks.errors import DatasetError
+from tasks.records import Reading
 from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.sources.parquet import BATCH, open_parquet, parquet_files
 from tasks.sources.stream import OpenedDataset
@@ -65,7 +66,7 @@ def shard(
 
 
 def opened(place: Path, **options: Any) -> OpenedDataset:
-    return open_parquet(parquet_files(place), **options)
+    return open_parquet(parquet_files(place), reading=Reading(**options))
 
 
 def read(place: Path, name: str = "x_train", **options: Any) -> np.ndarray:

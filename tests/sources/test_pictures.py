@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tasks.errors import DatasetError
+from tasks.records import Reading
 from tasks.sources import decoding
 from tasks.sources.catalogue import find_dataset, open_dataset
 from tasks.sources.pictures import open_pictures, picture_files
@@ -37,7 +38,7 @@ def place(root: Path, *paths: str, picture: Image.Image = GREY) -> Path:
 
 
 def opened(root: Path, **options: Any) -> OpenedDataset:
-    return open_pictures(picture_files(root), **options)
+    return open_pictures(picture_files(root), reading=Reading(**options))
 
 
 def images(root: Path, split: str = "train", **options: Any) -> np.ndarray:

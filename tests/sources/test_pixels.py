@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
-from builders import Pieces
+from builders import pieces
 
 from tasks.errors import DatasetError
 from tasks.sources.pixels import read_images
+from tasks.sources.stream import Stream
 
 
 def of(*values: float, dtype: str = "f8") -> np.ndarray:
@@ -18,12 +21,12 @@ def of(*values: float, dtype: str = "f8") -> np.ndarray:
 def read(train: np.ndarray, test: np.ndarray | None = None) -> tuple[list[int], list[str]]:
     """The pixels of the training images, and what was said, warnings after a `!`."""
     said: list[str] = []
-    streams = {"x_train": Pieces(train), "x_test": Pieces(train if test is None else test)}
+    streams = {"x_train": pieces(train), "x_test": pieces(train if test is None else test)}
     images = read_images(streams, said.append, lambda text: said.append(f"! {text}"))
-    pieces = list(images["x_train"].rows())
-    assert all(piece.dtype == np.uint8 for piece in pieces)
-    assert images["x_train"].shape == np.concatenate(pieces).shape
-    return np.concatenate(pieces).ravel().tolist(), said
+    found = list(images["x_train"].rows())
+    assert all(piece.dtype == np.uint8 for piece in found)
+    assert images["x_train"].shape == np.concatenate(found).shape
+    return np.concatenate(found).ravel().tolist(), said
 
 
 @pytest.mark.parametrize("dtype", ["|i1", "<i2", ">i4", "<u8", ">u2", "<f2", ">f4", "<f8"])
@@ -58,12 +61,19 @@ def test_zeros_and_ones_are_multiplied_with_a_warning(dtype: str) -> None:
 
 
 def test_bytes_stay_as_they_are_and_only_some_are_looked_at() -> None:
-    stream = Pieces(of(0, 255, 3, dtype="|u1"))
+    looked_at = []
+
+    def rows() -> Iterator[np.ndarray]:
+        for piece in (of(0, 255, dtype="|u1"), of(3, dtype="|u1")):
+            looked_at.append(len(piece))
+            yield piece
+
+    stream = Stream("array.npy", np.dtype(np.uint8), (3, 1, 1), rows)
 
     images = read_images({"x_train": stream}, pytest.fail, pytest.fail)
 
     assert images["x_train"] is stream
-    assert 1 == stream.opened
+    assert [2] == looked_at
 
 
 def test_blank_images_stay_blank() -> None:
@@ -113,7 +123,7 @@ def test_splits_of_unlike_scales_are_refused() -> None:
 def test_colour_is_kept_or_made_grey() -> None:
     primary = np.zeros((3, 1, 1, 3), np.uint8)
     primary[range(3), 0, 0, range(3)] = 255
-    stream = Pieces(primary)
+    stream = pieces(primary)
 
     kept = read_images({"x_train": stream}, pytest.fail, pytest.fail)["x_train"]
     grey = read_images({"x_train": stream}, str, pytest.fail, grayscale=True)["x_train"]

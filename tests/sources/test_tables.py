@@ -355,6 +355,7 @@ TABLES = {
         "Received: 5 pixels and a label in a line (in train.csv, line 1). Name the columns",
     ),
     "one column": (b"7\n3\n", "Received: 0 pixels and a label in a line"),
+    "a label alone": (b"label\n7\n", "Received: 0 pixels and a label in a line"),
     "labels without pixels": (b"id,label\n1,7\n", "Received: 1 pixels and a label in a line"),
     "pixels out of order": (
         b"label,pixel0,pixel2,pixel1,pixel3\n7,0,0,0,0\n",
@@ -369,6 +370,10 @@ TABLES = {
     ),
     "pixels left out": (
         b"label,1x1,1x2,2x1,3x1\n7,0,0,0,0\n",
+        "The pixels of a table must come row by row",
+    ),
+    "pixels far apart": (
+        b"label,0x0,0x1,1x0,999999x999999\n7,0,0,0,0\n",
         "The pixels of a table must come row by row",
     ),
     "index in front": (
