@@ -110,20 +110,7 @@ def fit(
     if not isinstance(program, str):
         return _fit(model, program, batches, epochs, callbacks, on_part, tested)
     logger.warning("trained by Keras's own loop: %s", program)
-    drawing = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, _: batches.draw(epoch),
-        on_epoch_end=lambda epoch, _: on_part(epoch + 1.0),
-    )
-    return model.fit(
-        batches,
-        epochs=epochs.stop,
-        initial_epoch=epochs.start,
-        callbacks=[drawing, *callbacks],
-        validation_data=tested,
-        validation_batch_size=EVALUATE_BATCH,
-        shuffle=False,
-        verbose=0,
-    )
+    return _fit_by_keras(model, batches, epochs, callbacks, on_part, tested)
 
 
 def state_of(model: keras.Model) -> list[keras.Variable]:
@@ -256,6 +243,30 @@ def _fit(
         model.optimizer.finalize_variable_values(model.trainable_variables)
     heard.on_train_end(logs)
     return model.history
+
+
+def _fit_by_keras(
+    model: keras.Model,
+    batches: _Batches,
+    epochs: range,
+    callbacks: Sequence[keras.callbacks.Callback],
+    on_part: Callable[[float], None],
+    tested: HeldOut | None,
+) -> keras.callbacks.History:
+    drawing = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, _: batches.draw(epoch),
+        on_epoch_end=lambda epoch, _: on_part(epoch + 1.0),
+    )
+    return model.fit(
+        batches,
+        epochs=epochs.stop,
+        initial_epoch=epochs.start,
+        callbacks=[drawing, *callbacks],
+        validation_data=tested,
+        validation_batch_size=EVALUATE_BATCH,
+        shuffle=False,
+        verbose=0,
+    )
 
 
 def _require_no_hook_for_batches(callbacks: Sequence[keras.callbacks.Callback]) -> None:
