@@ -141,25 +141,23 @@ def store(settings: RunSettings) -> Iterator[Finding]:
 
 def reachable(stack: Stack) -> Finding:
     """Whether the server answers, refuses strangers, and knows us."""
-    problem = _problem(stack.api_url)
-    outcome = problem or "answers, refuses strangers, and takes our password"
-    return (wrong if problem else ok)("server", f"{stack.api_url} {outcome}")
-
-
-def _problem(url: str) -> str:
+    url = stack.api_url
     try:
         httpx.get(f"{url}/health").raise_for_status()
         if httpx.get(f"{url}/version").status_code not in UNAUTHORIZED:
-            return "answers without a password. Start it with `make server`, not by itself."
+            advice = "Start it with `make server`, not by itself."
+            return wrong("server", f"{url} answers without a password. {advice}")
         with get_client(sync_client=True) as client:
             client.read_work_pools(limit=1)
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in UNAUTHORIZED:
             raise
-        return "refuses our password: it was started with another. Start it again."
+        problem = "refuses our password: it was started with another"
+        return wrong("server", f"{url} {problem}. Start it again.")
     except httpx.HTTPError as error:
-        return f"does not answer ({type(error).__name__}). Start it with `make server`."
-    return ""
+        problem = f"does not answer ({type(error).__name__})"
+        return wrong("server", f"{url} {problem}. Start it with `make server`.")
+    return ok("server", f"{url} answers, refuses strangers, and takes our password")
 
 
 def registered(client: SyncPrefectClient) -> Iterator[Finding]:
