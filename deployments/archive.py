@@ -73,7 +73,10 @@ def backup(stack: Stack, models: Path, archive: Path) -> list[str]:
         copied, written = Path(staging, DUMP), Path(staging, MANIFEST)
         revision = database.copy(stack.server[home.DATABASE], copied)
         files = {f"{STACK}/{name}": stack.folder / name for name in (SERVER_FILE, PROFILES_FILE)}
-        files |= {SQLITE if sqlite else DUMP: copied, **_files_below(models)}
+        files[SQLITE if sqlite else DUMP] = copied
+        for name, path in _files_below(models).items():
+            if path.suffix != PARTIAL:
+                files[f"{MODELS}/{name}"] = path
         manifest = Manifest(
             made=datetime.now(UTC),
             folder=stack.folder,
@@ -147,14 +150,10 @@ def _require_new(archive: Path, outside: tuple[Path, ...]) -> None:
         )
 
 
-def _files_below(models: Path) -> dict[str, Path]:
-    """The finished files of the models' folder, by their names in the archive."""
-    paths = (Path(folder, name) for folder, _, names in os.walk(models) for name in names)
-    return {
-        f"{MODELS}/{path.relative_to(models).as_posix()}": path
-        for path in paths
-        if path.is_file() and path.suffix != PARTIAL
-    }
+def _files_below(folder: Path) -> dict[str, Path]:
+    """The files of a folder, by their names in it."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _owned_by_nobody(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -217,8 +216,7 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _whole(unpacked: Path) -> Manifest:
     """The manifest of what was unpacked, if nothing is missing or one too many, or TarError."""
-    paths = (path for path in unpacked.rglob("*") if path.is_file())
-    found = {path.relative_to(unpacked).as_posix() for path in paths}
+    found = set(_files_below(unpacked))
     if MANIFEST not in found:
         raise tarfile.TarError(f"no {MANIFEST}")
     try:
@@ -235,8 +233,8 @@ def _whole(unpacked: Path) -> Manifest:
 
 def _tell(new: Path, folder: Path, manifest: Manifest, environment: Mapping[str, str]) -> str:
     """Write the unpacked stack's files for where it will lie; returns its database's address."""
-    chosen = {name: environment[name] for name in home.CHOICES if environment.get(name)}
-    if database.kind(chosen.get(home.DATABASE, f"{manifest.database}://")) != manifest.database:
+    chosen = home.chosen(environment)
+    if not chosen.get(home.DATABASE, manifest.database).startswith(manifest.database):
         raise PipelineError(
             "The database must be of the kind that was backed up.",
             received=f"a backup of {manifest.database}",

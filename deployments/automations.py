@@ -67,8 +67,8 @@ def nobody_is_told() -> str:
 def wanted(client: SyncPrefectClient) -> list[AutomationCore]:
     """What a server's automations should be. Its deployments have to be there."""
     recovery = client.read_deployment_by_name(RECOVERY).id
-    heartbeat_seconds = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 0
-    return automations(recovery, heartbeat_seconds, notification_block(client))
+    pace = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 0
+    return automations(recovery, pace, notification_block(client))
 
 
 def notification_block(client: SyncPrefectClient) -> UUID | None:

@@ -70,13 +70,8 @@ def chosen_folders() -> RunSettings:
 
 def make_compose_secrets(path: Path) -> bool:
     """Make compose's file of secrets; False if it is there. Raises PipelineError if not private."""
-    with home.alone_in(path.parent):
-        if path.exists():
-            home.read_private(path)
-            return False
-        passwords = {name: home.new_password() for name in COMPOSE_PASSWORDS}
-        home.write_private(path, home.as_lines({**passwords, **home.new_secrets()}))
-        return True
+    passwords = {name: home.new_password() for name in COMPOSE_PASSWORDS}
+    return home.make_private(path, home.as_lines({**passwords, **home.new_secrets()}))
 
 
 def _own(environment: Mapping[str, str], stack: Stack) -> dict[str, str]:

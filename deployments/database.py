@@ -13,11 +13,10 @@ from contextlib import closing
 from importlib.metadata import distribution
 from pathlib import Path
 
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 
 from tasks.errors import PipelineError
 
-PATIENCE_SECONDS = 60.0
 REVISION = "SELECT version_num FROM alembic_version"
 TURNS_BACK = "UPDATE concurrency_limit_v2 SET active_slots = 0"  # no run survives in a copy
 TABLES = "SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()"
@@ -38,7 +37,7 @@ def sqlite_file(url: str) -> Path:
 
 def copy(url: str, target: Path) -> str:
     """Write a copy to a new file; returns its revision. Raises PipelineError."""
-    if kind(url) == "sqlite":
+    if url.startswith("sqlite"):
         return _copy_sqlite(sqlite_file(url), target)
     revision = _ask(url, REVISION)
     dump = ("--format=custom", "--no-owner", "--no-privileges", f"--file={target}")
@@ -50,7 +49,7 @@ def _copy_sqlite(path: Path, target: Path) -> str:
     source = f"{path.as_uri()}?mode=ro"
     try:
         with (
-            closing(sqlite3.connect(source, uri=True, timeout=PATIENCE_SECONDS)) as server,
+            closing(sqlite3.connect(source, uri=True, timeout=60.0)) as server,
             closing(sqlite3.connect(target)) as copied,
             copied,
         ):
@@ -119,23 +118,17 @@ def place(url: str) -> str:
     return f"PostgreSQL at {host}, database {address.database}"
 
 
-def kind(url: str) -> str:
-    """`sqlite` or `postgresql`."""
-    return make_url(url).get_backend_name()
-
-
 def _ask(url: str, query: str) -> str:
     return _postgres(url, "psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", query)
 
 
 def _postgres(url: str, program: str, *arguments: str) -> str:
     """What one of PostgreSQL's programs writes. Raises PipelineError."""
-    address, advice = make_url(url), "Install PostgreSQL's client programs, of its own version."
-    environment = {**os.environ, **_variables(address)}
+    advice = "Install PostgreSQL's client programs, of its own version."
     try:
         done = subprocess.run(
             [program, *arguments],
-            env=environment,
+            env={**os.environ, **login(url)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -154,8 +147,9 @@ def _postgres(url: str, program: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _variables(address: URL) -> dict[str, str]:
+def login(url: str) -> dict[str, str]:
     """The variables by which PostgreSQL's programs learn an address of SQLAlchemy's."""
+    address = make_url(url)
     told = {
         "PGHOST": address.host or address.query.get("host"),
         "PGPORT": address.port or address.query.get("port"),

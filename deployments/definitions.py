@@ -109,7 +109,7 @@ def read_deployments(path: Path = ROOT / PREFECT_FILE) -> list[Deployment]:
             found.append(Deployment.model_validate(fields, extra="forbid"))
         except ValidationError as error:
             wrong += _said(error, str(fields.get("name", f"deployments[{number}]")))
-    wrong += [problem for deployment in found for problem in problems(deployment)]
+    wrong += [f"{each.name}.{problem}" for each in found for problem in _problems(each)]
     names = Counter(deployment.name for deployment in found)
     wrong += [f"{name}: there are several of this name" for name in names if names[name] > 1]
     if wrong:
@@ -117,36 +117,39 @@ def read_deployments(path: Path = ROOT / PREFECT_FILE) -> list[Deployment]:
     return found
 
 
-def problems(deployment: Deployment) -> Iterator[str]:
-    """What is wrong with a deployment's schedules, its flow, and what the flow is told."""
+def _problems(deployment: Deployment) -> Iterator[str]:
+    """What is wrong with a deployment's flow, what it is told, its schedules and its job."""
+    told = deployment.parameters
     try:
         flow: Flow[..., Any] = load_flow_from_entrypoint(str(ROOT / deployment.entrypoint))
     except Exception as error:  # noqa: BLE001 - whatever a file does when it is imported
-        yield f"{deployment.name}.entrypoint: {type(error).__name__}: {error}"
+        yield f"entrypoint: {type(error).__name__}: {error}"
     else:
-        for place, check in _checks(deployment, parameters_of(flow)):
-            try:
-                check()
-            except ValidationError as error:
-                yield from _said(error, f"{deployment.name}.{place}", placeholders=False)
-    yield from _of_the_job(deployment)
+        accepts = partial(_parameters_of(flow).model_validate, extra="forbid")
+        yield from _refusal("parameters", accepts, told)
+        for number, schedule in enumerate(deployment.schedules):
+            place = f"schedules[{number}]"
+            yield from _refusal(place, _make_schedule, schedule.model_dump(exclude_none=True))
+            if schedule.parameters:
+                yield from _refusal(f"{place}.parameters", accepts, told | schedule.parameters)
+    if deployment.work_pool.name in POOLS:
+        variables = job_template(deployment.work_pool.kind)["variables"]
+        given = deployment.work_pool.job_variables
+        for problem in validate(given, variables, ignore_required=True):
+            if "{{" not in str(problem.instance):
+                place = f"work_pool.job_variables{problem.json_path.removeprefix('$')}"
+                yield f"{place}: {problem.message.replace(repr(problem.instance), 'this')}"
 
 
-def _checks(
-    deployment: Deployment, accepted: type[BaseModel]
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What is to be tried, each by its place in the deployment."""
-    told = deployment.parameters
-    yield "parameters", partial(accepted.model_validate, told, extra="forbid")
-    for number, schedule in enumerate(deployment.schedules):
-        place, whole = f"schedules[{number}]", told | schedule.parameters
-        yield place, partial(_make_schedule, schedule.model_dump(exclude_none=True))
-        if schedule.parameters:
-            check = partial(accepted.model_validate, whole, extra="forbid")
-            yield f"{place}.parameters", check
+def _refusal(place: str, check: Callable[[Any], object], given: object) -> Iterator[str]:
+    """What a check says is wrong with what Prefect will not fill in."""
+    try:
+        check(given)
+    except ValidationError as error:
+        yield from _said(error, place, placeholders=False)
 
 
-def parameters_of(flow: Flow[..., Any]) -> type[BaseModel]:
+def _parameters_of(flow: Flow[..., Any]) -> type[BaseModel]:
     """The parameters that a flow takes, each of its own type; a deployment may leave some out."""
     taken = inspect.signature(flow.fn, eval_str=True).parameters
     fields: dict[str, Any] = {name: (taken[name].annotation, None) for name in taken}
@@ -156,18 +159,6 @@ def parameters_of(flow: Flow[..., Any]) -> type[BaseModel]:
 def _make_schedule(given: dict[str, Any]) -> None:
     """As Prefect does, in its two steps."""
     DeploymentScheduleCreate.model_validate(_schedule_config_to_deployment_schedule(given))
-
-
-def _of_the_job(deployment: Deployment) -> Iterator[str]:
-    """What is wrong with the variables for whatever starts a run, if the pool is one of ours."""
-    pool = deployment.work_pool
-    if pool.name in POOLS:
-        variables = job_template(pool.kind)["variables"]
-        for error in validate(pool.job_variables, variables, ignore_required=True):
-            if "{{" not in str(error.instance):
-                path = error.json_path.removeprefix("$")
-                said = error.message.replace(repr(error.instance), "this")
-                yield f"{deployment.name}.work_pool.job_variables{path}: {said}"
 
 
 def job_template(kind: str) -> dict[str, Any]:

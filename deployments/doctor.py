@@ -30,13 +30,11 @@ from prefect.exceptions import PrefectHTTPStatusError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from deployments import automations
+from deployments import automations, recovery
 from deployments.commands import POOL, PREFECT_FILE, by_hand
 from deployments.database import place
 from deployments.definitions import POOLS, job_template, read_deployments
 from deployments.deploy import present_kinds
-from deployments.recovery import BACK_LINK, TAG
-from deployments.recovery import FLOW_NAME as RECOVERY_FLOW
 from tasks.errors import PipelineError
 from tasks.server.home import CHOICES, DATABASE, PROFILES_FILE, SERVER_FILE, Stack
 from tasks.settings import RunSettings
@@ -115,11 +113,12 @@ def environment(stack: Stack, variables: Mapping[str, str]) -> Iterator[Finding]
 
 def database(stack: Stack) -> Finding:
     """What kind of database the server has."""
+    url = stack.server[DATABASE]
     with suppress(ArgumentError, ValueError):  # ValueError: of a port that is no number
-        path = make_url(stack.server[DATABASE]).database
         if stack.database_kind == "postgresql":
-            return ok("database", place(stack.server[DATABASE]))
+            return ok("database", place(url))
         if stack.database_kind == "sqlite":
+            path = make_url(url).database
             return note("database", f"SQLite, {path}: good for one machine, not for a team")
     right = "postgresql+asyncpg://… or sqlite+aiosqlite:///…"
     advice = f"Set {DATABASE} in {stack.folder / SERVER_FILE} to {right}."
@@ -142,27 +141,23 @@ def store(settings: RunSettings) -> Iterator[Finding]:
 
 def reachable(stack: Stack) -> Finding:
     """Whether the server answers, refuses strangers, and knows us."""
-    problem = _problem(stack.api_url)
-    outcome = problem or "answers, refuses strangers, and takes our password"
-    return (wrong if problem else ok)("server", f"{stack.api_url} {outcome}")
-
-
-def _problem(url: str) -> str:
+    url = stack.api_url
     try:
         httpx.get(f"{url}/health").raise_for_status()
-        stranger = httpx.get(f"{url}/version").status_code
-    except httpx.HTTPError as error:
-        return f"does not answer ({type(error).__name__}). Start it with `make server`."
-    if stranger not in UNAUTHORIZED:
-        return "answers without a password. Start it with `make server`, not by itself."
-    try:
+        if httpx.get(f"{url}/version").status_code not in UNAUTHORIZED:
+            advice = "Start it with `make server`, not by itself."
+            return wrong("server", f"{url} answers without a password. {advice}")
         with get_client(sync_client=True) as client:
             client.read_work_pools(limit=1)
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in UNAUTHORIZED:
             raise
-        return "refuses our password: it was started with another. Start it again."
-    return ""
+        problem = "refuses our password: it was started with another"
+        return wrong("server", f"{url} {problem}. Start it again.")
+    except httpx.HTTPError as error:
+        problem = f"does not answer ({type(error).__name__})"
+        return wrong("server", f"{url} {problem}. Start it with `make server`.")
+    return ok("server", f"{url} answers, refuses strangers, and takes our password")
 
 
 def registered(client: SyncPrefectClient) -> Iterator[Finding]:
@@ -189,7 +184,7 @@ def registered(client: SyncPrefectClient) -> Iterator[Finding]:
 
 def given_up(client: SyncPrefectClient, defined: Collection[str]) -> Iterator[Finding]:
     """Deployments of our flows that are no longer defined, as after an upgrade."""
-    ours = FlowFilter.model_validate({"name": {"any_": [TRAINING, RECOVERY_FLOW]}})
+    ours = FlowFilter.model_validate({"name": {"any_": [TRAINING, recovery.FLOW_NAME]}})
     for left in client.read_deployments(flow_filter=ours):
         if left.name not in defined:
             full = f"{client.read_flow(left.flow_id).name}/{left.name}"
@@ -228,23 +223,19 @@ def attended(pool: WorkPool, workers: Iterable[Worker]) -> Iterator[Finding]:
         problem = f"nobody looks after the pool {pool.name}{before}"
         if pool.name == POOL:
             yield wrong("worker", f"{problem}. Start a worker with `make worker`.")
-        else:
-            yield note("worker", f"{problem}. {_if_not_needed(pool)}")
+            return
+        names = [each.name for each in read_deployments() if each.work_pool.name == pool.name]
+        advice = (
+            f"Start a worker of the type {pool.type}; or, if you need none, remove "
+            f"{' and '.join(names)} and then this pool in the UI."
+        )
+        yield note("worker", f"{problem}. {advice}")
 
 
 def _seen(worker: Worker) -> str:
     last = worker.last_heartbeat_time
     sign = f"last sign of life {naturaltime(last)}" if last else "no sign of life yet"
     return f"{worker.name}, {sign}"
-
-
-def _if_not_needed(pool: WorkPool) -> str:
-    """How to get rid of what is there for another kind of worker."""
-    names = [each.name for each in read_deployments() if each.work_pool.name == pool.name]
-    return (
-        f"Start a worker of the type {pool.type}; or, if you need none, remove "
-        f"{' and '.join(names)} and then this pool in the UI."
-    )
 
 
 def dead_letters(folder: Path) -> Finding:
@@ -279,9 +270,9 @@ def late(client: SyncPrefectClient) -> Finding:
 def dead(crashed: Iterable[FlowRun]) -> Iterator[Finding]:
     """Runs that died and that nothing was done about."""
     troubled = [run for run in crashed if run.deployment_id is not None]
-    left = [run for run in troubled if not _tagged(run, BACK_LINK)]
+    left = [run for run in troubled if not _tagged(run, recovery.BACK_LINK)]
     for run in left:
-        if _tagged(run, TAG):
+        if _tagged(run, recovery.TAG):
             what = "died like the run that it was to replace: see its log"
             yield note("dead runs", f"{run.name} ({run.id}) {what}")
         else:

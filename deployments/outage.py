@@ -69,18 +69,14 @@ async def patient_loop(
     # Prefect asks how the task has ended, and has no answer to a cancelled one but a traceback.
     with suppress(asyncio.CancelledError):
         while True:
-            await _attempt(workload)
+            try:
+                await workload()
+            except httpx.TransportError:
+                pass  # `watch_server` says it
+            except httpx.HTTPStatusError as error:
+                if not error.response.is_server_error:
+                    raise
             await asyncio.sleep(clamped_poisson_interval(interval, jitter_range))
-
-
-async def _attempt(workload: Callable[[], Awaitable[object]]) -> None:
-    try:
-        await workload()
-    except httpx.TransportError:
-        pass  # `watch_server` says it
-    except httpx.HTTPStatusError as error:
-        if not error.response.is_server_error:
-            raise
 
 
 async def watch_server(url: str) -> None:

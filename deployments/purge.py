@@ -10,7 +10,6 @@ other things, too.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from deployments import database
 from deployments.archive import TOP, require_unused
 from deployments.commands import ROOT, chosen_folders
 from tasks import APPLICATION
+from tasks.cache import blobs
 from tasks.errors import PipelineError, file_errors
 from tasks.server.home import DATABASE, SERVER_FILE, read_variables, stack_folder
 from tasks.settings import RunSettings
@@ -36,9 +36,7 @@ OURS = {
         *("server.env", "profiles.toml", "prefect.db*", ".lock", "*.lock", "*.partial", "ui"),
         *("concurrency_leases", "memo_store.toml", "storage", ".sdk_telemetry"),
     ),
-    CACHE: (
-        *("blobs", "results", "latest", "checkpoints", "locks", "accounts", "warm", "downloads"),
-    ),
+    CACHE: tuple(blobs.OURS),
     MODELS: ("history.jsonl", "*.keras", "reports", "*.partial"),
 }
 ELSEWHERE = {
@@ -55,7 +53,8 @@ def purge(*, ask: bool) -> int:
     require_unused(stack_folder())
     found = left()
     for folder, about in found.items():
-        size = ByteSize(_size_bytes(folder)).human_readable(decimal=True)
+        size_bytes = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+        size = ByteSize(size_bytes).human_readable(decimal=True)
         print(f"{about:17} {size:>8}  {folder}")
     for place, what in stays():
         print(f"{'stays':27} {place}: {what}")
@@ -83,16 +82,11 @@ def left() -> dict[Path, str]:
     }
 
 
-def _size_bytes(folder: Path) -> int:
-    paths = (Path(at, name) for at, _, names in os.walk(folder) for name in names)
-    return sum(path.lstat().st_size for path in paths)
-
-
 def stays() -> Iterator[tuple[str, str]]:
     """What is not deleted, and why: where it is, what it is."""
     with suppress(OSError, PipelineError):
         url = read_variables(stack_folder() / SERVER_FILE).get(DATABASE, "sqlite://")
-        if database.kind(url) == "postgresql":
+        if url.startswith("postgresql"):
             yield database.place(url), "remove it with PostgreSQL's dropdb"
         elif not (path := database.sqlite_file(url)).is_relative_to(stack_folder()):
             yield str(path), "the database, which was named elsewhere"

@@ -2,11 +2,10 @@
 
 With `--no-services`, these run elsewhere, and the settings alone say what it is to do.
 
-Five things differ from `prefect server start`. With SQLite, transactions take turns (see
-tasks/server/sqlite.py). The UI sends whoever is not logged in to `pages/log-in.html`, where Prefect
-shows its pages with errors on them. Its lists open at a click. And the newer of Prefect's two UIs
-is not offered: it tells a company's server about each visit. What else needs no password, or could
-wait for one for ever, is closed (see tasks/server/gate.py).
+Four things differ from `prefect server start`. The app is that of tasks/server/app.py. The UI sends
+whoever is not logged in to `pages/log-in.html`, where Prefect shows its pages with errors on them.
+Its lists open at a click. And the newer of Prefect's two UIs is not offered: it tells a company's
+server about each visit.
 """
 
 from __future__ import annotations
@@ -19,17 +18,10 @@ from pathlib import Path
 
 import prefect
 import uvicorn
-from prefect.server.api.server import create_app
-from prefect.settings import (
-    PREFECT_SERVER_API_HOST,
-    PREFECT_SERVER_API_PORT,
-    PREFECT_SERVER_LOGGING_LEVEL,
-    PREFECT_SERVER_UI_STATIC_DIRECTORY,
-)
+from prefect.settings import get_current_settings
 
 from tasks.errors import PipelineError
-from tasks.server import sqlite
-from tasks.server.gate import Gate
+from tasks.server.app import make_app
 from tasks.server.home import open_stack
 from tasks.terminal.streams import on_any_streams
 
@@ -50,13 +42,13 @@ def main(arguments: list[str]) -> None:
 
 def serve(*, webserver_only: bool) -> None:
     """Serve as Prefect's settings say."""
-    sqlite.take_turns()
     prefect.__ui_v2_static_path__ = Path(os.devnull) / "not here"
-    app = create_app(final=True, webserver_only=webserver_only)
-    gate_pages(Path(PREFECT_SERVER_UI_STATIC_DIRECTORY.value()) / "v1")
-    host, port = PREFECT_SERVER_API_HOST.value(), PREFECT_SERVER_API_PORT.value()
-    level = PREFECT_SERVER_LOGGING_LEVEL.value().lower()
-    uvicorn.run(Gate(app), host=host, port=port, log_level=level)
+    app = make_app(final=True, webserver_only=webserver_only)
+    told = get_current_settings().server
+    assert told.ui.static_directory, "said by whoever starts this"
+    gate_pages(Path(told.ui.static_directory) / "v1")
+    level = told.logging_level.lower()
+    uvicorn.run(app, host=told.api.host, port=told.api.port, log_level=level)
 
 
 def gate_pages(folder: Path) -> None:

@@ -13,9 +13,8 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,12 +23,11 @@ from urllib.parse import urlencode
 
 from deployments.commands import ROOT, SERVER, command, server_environment
 from tasks.errors import ServerError
-from tasks.server.configured import health_problem
+from tasks.server.configured import wait_until_healthy
 from tasks.server.home import AUTH, SERVER_FILE, Stack
 
 START_SECONDS = 120.0  # a new database takes ten, or more
 LINK_SECONDS = 600.0
-PAUSE_SECONDS = 0.2
 
 
 def show_ui(stack: Stack) -> int:
@@ -42,7 +40,7 @@ def show_ui(stack: Stack) -> int:
         environment = server_environment(stack)
         with subprocess.Popen(command(SERVER), env=environment, cwd=ROOT) as server:
             try:
-                _show(stack, link, server)
+                _show(stack, link, lambda: server.poll() is not None)
                 print("The server runs until Ctrl-C.", flush=True)
                 return server.wait()
             except KeyboardInterrupt:  # which the server has got as well
@@ -81,18 +79,15 @@ def one_time_link(stack: Stack) -> Iterator[tuple[str, Event]]:
             server.shutdown()
 
 
-def _show(stack: Stack, link: str, server: subprocess.Popen[bytes] | None = None) -> None:
+def _show(stack: Stack, link: str, has_ended: Callable[[], bool] = lambda: False) -> None:
     """Once the server answers, open the link where there is a screen; in any case, print it."""
-    deadline = time.monotonic() + START_SECONDS
-    while problem := health_problem(stack.api_url):
-        if (server and server.poll() is not None) or time.monotonic() > deadline:
-            raise ServerError(
-                "The stack's server must start.",
-                received=problem,
-                where=stack.api_url,
-                advice="Read what it says above, or run `make server` by itself.",
-            )
-        time.sleep(PAUSE_SECONDS)
+    if problem := wait_until_healthy(stack.api_url, START_SECONDS, has_ended):
+        raise ServerError(
+            "The stack's server must start.",
+            received=problem,
+            where=stack.api_url,
+            advice="Read what it says above, or run `make server` by itself.",
+        )
     print(f"UI        {stack.pages}")
     print(f"log in    {link}")
     print("          works once, on this machine. From elsewhere, use the value of")

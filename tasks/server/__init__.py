@@ -2,7 +2,7 @@
 
     own         starts a server for this run, if none is configured
     process     what that server's process does: `python -m tasks.server.process FD`
-    gate        what no server of ours does for whoever has no password
+    app         Prefect's server as each of ours runs it
     configured  whether one is configured, waiting for it, and what to say when it is lost
 
 Its own server looks like this to the run:

@@ -15,14 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tasks.errors import ServerError
-from tasks.server.home import (
-    AUTH,
-    CLIENT_AUTH,
-    CLIENT_URL,
-    SERVER_FILE,
-    open_stack,
-    stack_folder,
-)
+from tasks.server import home
 
 CHECK_TIMEOUT_SECONDS = 5.0
 PAUSE_SECONDS = 0.5
@@ -78,11 +71,10 @@ def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_second
     `on_waiting` is told once what is waited for, if the first try finds no answer.
     """
     _take_login_out_of_the_address()
-    url, deadline = _url(), time.monotonic() + timeout_seconds
+    url = _url()
     if health_problem(url):
         on_waiting(f"waiting for the Prefect server at {url}")
-    while problem := health_problem(url):
-        if time.monotonic() + PAUSE_SECONDS > deadline:
+        if problem := wait_until_healthy(url, timeout_seconds):
             raise ServerError(
                 "The configured Prefect server must answer.",
                 received=f"{problem}, for {timeout_seconds:.0f} s",
@@ -90,8 +82,19 @@ def wait_for_configured_server(on_waiting: Callable[[str], None], timeout_second
                 advice="Start it with `prefect server start`, or unset PREFECT_API_URL "
                 "to let the run bring up its own.",
             )
-        time.sleep(PAUSE_SECONDS)
     _require_login(url)
+
+
+def wait_until_healthy(
+    url: str, timeout_seconds: float, has_ended: Callable[[], bool] = lambda: False
+) -> str:
+    """Return once a server answers, or will not; why it does not, empty when it does."""
+    deadline = time.monotonic() + timeout_seconds
+    while problem := health_problem(url):
+        if has_ended() or time.monotonic() + PAUSE_SECONDS > deadline:
+            break
+        time.sleep(PAUSE_SECONDS)
+    return problem
 
 
 def _take_login_out_of_the_address() -> None:
@@ -101,8 +104,8 @@ def _take_login_out_of_the_address() -> None:
         return
     login = f"{unquote(address.username or '')}:{unquote(address.password)}"
     host = address.netloc.rpartition("@")[2]
-    os.environ[CLIENT_URL] = address._replace(netloc=host).geturl()
-    os.environ.setdefault(CLIENT_AUTH, login)
+    os.environ[home.CLIENT_URL] = address._replace(netloc=host).geturl()
+    os.environ.setdefault(home.CLIENT_AUTH, login)
     read_environment_again()
 
 
@@ -117,14 +120,14 @@ def _require_login(url: str) -> None:
     answer = httpx.get(f"{url}/admin/version", auth=auth, timeout=CHECK_TIMEOUT_SECONDS)
     if answer.status_code != HTTPStatus.UNAUTHORIZED:
         return
-    stack = stack_folder()
-    ours = stack.exists() and open_stack(stack).api_url == url
+    stack = home.stack_folder()
+    ours = stack.exists() and home.open_stack(stack).api_url == url
     raise ServerError(
         "The Prefect server must let this run in.",
-        received=f"401 {'with the' if login else 'without a'} password in {CLIENT_AUTH}",
+        received=f"401 {'with the' if login else 'without a'} password in {home.CLIENT_AUTH}",
         where=url,
-        advice=f"Set {CLIENT_AUTH} to the server's {AUTH}"
-        + (f", which stands in {stack / SERVER_FILE}." if ours else "."),
+        advice=f"Set {home.CLIENT_AUTH} to the server's {home.AUTH}"
+        + (f", which stands in {stack / home.SERVER_FILE}." if ours else "."),
     )
 
 
@@ -169,10 +172,10 @@ def health_problem(url: str) -> str:
 
 def _is_mentioned() -> bool:
     """Whether one of the places that Prefect reads may name an API."""
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    if home == stack_folder():  # its profile names the project's server, whether that is up or not
-        home = Path(os.devnull)
-    profiles = _toml(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    folder = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    if folder == home.stack_folder():  # whose profile names its server, whether that is up or not
+        folder = Path(os.devnull)
+    profiles = _toml(os.environ.get("PREFECT_PROFILES_PATH") or folder / "profiles.toml")
     active = os.environ.get("PREFECT_PROFILE") or profiles.get("active") or "ephemeral"
     # Prefect has profiles of its own. Of these, only the default one is known to name no server.
     own = {} if active == "ephemeral" else API_VARIABLES

@@ -19,7 +19,6 @@ import base64
 import fcntl
 import os
 import secrets
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,21 +117,19 @@ class Stack:
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Be its server inside the block. Raises ServerError if another process is."""
-        with os.fdopen(os.open(self.folder / SERVER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)) as lock:
-            for patience in (True, True, False):  # a run may look at this very moment
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if not patience:
-                        raise ServerError(
-                            "A folder has one server.",
-                            received="another one, which is running",
-                            where=self.folder,
-                            advice="Use that one, or choose another folder with "
-                            f"{FOLDER_VARIABLE}.",
-                        ) from error
-                    time.sleep(0.1)
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / SERVER_LOCK, mode=0o600, timeout=0.2)
+        try:
+            held = lock.acquire()  # waits a little: a run may look at this very moment
+        except Timeout as error:
+            raise ServerError(
+                "A folder has one server.",
+                received="another one, which is running",
+                where=self.folder,
+                advice=f"Use that one, or choose another folder with {FOLDER_VARIABLE}.",
+            ) from error
+        with held:
             yield
 
 
@@ -164,22 +161,21 @@ def require_certificates(environment: Mapping[str, str] = os.environ) -> None:
             )
 
 
+@file_errors(
+    "The folder of Prefect's database and secrets must be a folder of your own.",
+    advice=f"Check its owner and permissions, or choose another with {FOLDER_VARIABLE}.",
+)
 def open_stack(folder: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:
     """The stack in a folder; its files are made if there are none. Raises PipelineError.
 
     Addresses and the database are taken from the environment on the first start only.
     """
-    with file_errors(
-        "The folder of Prefect's database and secrets must be a folder of your own.",
-        advice=f"Check its owner and permissions, or choose another with {FOLDER_VARIABLE}.",
-    ):
-        return _opened(folder or stack_folder(environment), environment)
-
-
-def _opened(folder: Path, environment: Mapping[str, str]) -> Stack:
+    folder = folder or stack_folder(environment)
     path = folder / SERVER_FILE
     if not path.exists():
-        _make(folder, environment)
+        made = {HOST: LOOPBACK, PORT: "4200", **new_secrets(), **chosen(environment)}
+        make_private(path, HEADER + as_lines(made))
+        folder.chmod(0o700)
     sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"  # not in the file: it may be moved
     stack = Stack(folder, {DATABASE: sqlite, **read_private(path)})
     needed = (HOST, PORT, *SECRETS)
@@ -229,9 +225,30 @@ def write_private(path: Path, text: str) -> None:
         file.publish(path, sync=True)
 
 
+def make_private(path: Path, text: str) -> bool:
+    """Write such a file unless it is there; of several commands at once, one does. Whether it did.
+
+    Raises PipelineError if it is there and others can read it.
+    """
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    with FileLock(path.parent / ".lock", mode=0o600):
+        if path.exists():
+            read_private(path)
+            return False
+        write_private(path, text)
+        return True
+
+
 def as_lines(variables: Mapping[str, str]) -> str:
     """Variables as NAME=VALUE lines."""
     return "".join(f"{name}={value}\n" for name, value in variables.items())
+
+
+def chosen(environment: Mapping[str, str]) -> dict[str, str]:
+    """What an operator has chosen of a new stack's addresses, its database among them."""
+    return {name: environment[name] for name in CHOICES if environment.get(name)}
 
 
 def new_password() -> str:
@@ -245,33 +262,10 @@ def new_secrets() -> dict[str, str]:
     return {AUTH: f"operator:{new_password()}", ENCRYPTION_KEY: key}
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Of several commands that are started at once, one makes the files; the others find them."""
-    from filelock import FileLock
-
-    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    with FileLock(folder / ".lock", mode=0o600):
-        yield
-
-
-def _make(folder: Path, environment: Mapping[str, str]) -> None:
-    path = folder / SERVER_FILE
-    with alone_in(folder):
-        if path.exists():
-            return
-        folder.chmod(0o700)
-        made = {HOST: LOOPBACK, PORT: "4200", **new_secrets()}
-        chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
-        write_private(path, HEADER + as_lines(made | chosen))
-
-
 def _write_profile(stack: Stack) -> None:
     """Let Prefect's own commands reach the server, with the folder as PREFECT_HOME."""
     path = stack.folder / PROFILES_FILE
-    text = (
-        f'active = "mnist"\n\n[profiles.mnist]\n'
-        f'{CLIENT_URL} = "{stack.api_url}"\n{CLIENT_AUTH} = "{stack.server[AUTH]}"\n'
-    )
+    lines = [f'{name} = "{value}"\n' for name, value in stack.client.items()]
+    text = "".join(['active = "mnist"\n\n[profiles.mnist]\n', *lines])
     if not path.exists() or path.read_text() != text or path.stat().st_mode & 0o077:
         write_private(path, text)

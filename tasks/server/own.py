@@ -23,18 +23,8 @@ from functools import cache
 from pathlib import Path
 
 from tasks.errors import ServerError
-from tasks.server.home import (
-    AUTH,
-    CLIENT_AUTH,
-    CLIENT_URL,
-    DATABASE,
-    ENCRYPTION_KEY,
-    FOLDER_VARIABLE,
-    UI_URL,
-    Stack,
-    new_password,
-    open_stack,
-)
+from tasks.server import home
+from tasks.server.home import FOLDER_VARIABLE, Stack, open_stack
 
 START_TIMEOUT_SECONDS = 90.0  # the first run ever creates the database: 6 to 10 s, or more
 STOP_TIMEOUT_SECONDS = 10.0
@@ -51,8 +41,6 @@ SERVER_ENVIRONMENT = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_LEVEL": "ERROR",
 }
-
-
 # What to do, by what the server's last words contain.
 ADVICE = {
     "Can't locate revision": "This database is of a newer Prefect. Install that one, or choose "
@@ -69,7 +57,7 @@ class OwnServer:
     """A Prefect server that lives as long as this run."""
 
     def __init__(self, stack: Stack) -> None:
-        self.login = f"run:{new_password()}"
+        self.login = f"run:{home.new_password()}"
         self.pages = stack.pages  # where the run can be seen afterwards
         self._folder = stack.folder
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -88,14 +76,15 @@ class OwnServer:
                     **SERVER_ENVIRONMENT,
                     "PREFECT_HOME": str(stack.folder),
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                    **{name: stack.server[name] for name in (DATABASE, ENCRYPTION_KEY)},
-                    AUTH: self.login,
+                    **{name: stack.server[name] for name in (home.DATABASE, home.ENCRYPTION_KEY)},
+                    home.AUTH: self.login,
                 },
             )
 
     def name_in_environment(self) -> None:
         """Let Prefect find it, past any proxy."""
-        os.environ.update({CLIENT_URL: self.url, CLIENT_AUTH: self.login, UI_URL: self.pages})
+        login = {home.CLIENT_URL: self.url, home.CLIENT_AUTH: self.login}
+        os.environ.update({**login, home.UI_URL: self.pages})
         for variable in ("NO_PROXY", "no_proxy"):
             os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1"]))
 

@@ -17,12 +17,10 @@ gc.disable()  # collections while the server's modules load cost a tenth of its 
 import httpx  # noqa: E402 - after the line above, which is about imports
 import uvicorn  # noqa: E402
 from filelock import BaseFileLock, FileLock  # noqa: E402
-from prefect.server.api.server import create_app  # noqa: E402
 from prefect.server.utilities.messaging.memory import Topic  # noqa: E402
 from prefect.settings import PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING  # noqa: E402
 
-from tasks.server import sqlite  # noqa: E402
-from tasks.server.gate import Gate  # noqa: E402
+from tasks.server.app import make_app  # noqa: E402
 
 gc.freeze()
 gc.enable()
@@ -73,9 +71,10 @@ async def _drain() -> None:
 
 def main(listener_fd: int) -> None:
     """Serve on an inherited socket until standard input closes."""
-    sqlite.take_turns()
-    app, home = Gate(create_app()), PREFECT_HOME.value()
-    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
+    home = PREFECT_HOME.value()
+    config = uvicorn.Config(
+        make_app(), log_level="error", lifespan="on", timeout_graceful_shutdown=1
+    )
     home.mkdir(parents=True, exist_ok=True)
     # Two servers that start at once must not both create the database.
     server = LeasedServer(config)

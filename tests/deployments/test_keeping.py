@@ -11,7 +11,7 @@ from operating import POSTGRES_BINARIES, Operated
 from programs import free_port, run
 from sqlalchemy.engine import make_url
 
-from deployments.database import _variables
+from deployments.database import login
 from tasks.server.home import AUTH, DATABASE
 
 pytestmark = pytest.mark.stack
@@ -42,7 +42,7 @@ def test_smoke_without_a_worker_says_what_to_start(stack: Operated) -> None:
 def second_database(stack: Operated) -> str:
     """Another database of the same PostgreSQL, empty."""
     name, url = f"second{free_port()}", make_url(stack.database)
-    told = {**stack.environment, **_variables(url)}
+    told = {**stack.environment, **login(stack.database)}
     subprocess.run(
         [POSTGRES_BINARIES[-1] / "psql", "--command", f"CREATE DATABASE {name}"],
         env=told,

@@ -13,6 +13,7 @@ from programs import run
 
 from deployments import purge
 from deployments.__main__ import main
+from tasks.cache import blobs
 from tasks.cache.blobs import Folder, Store
 from tasks.server.home import DATABASE, FOLDER_VARIABLE, open_stack, stack_folder
 from tasks.settings import RunSettings
@@ -106,6 +107,14 @@ def test_leaves_a_folder_in_which_something_else_lies(
     assert main(["purge", "--yes"]) == 0
     assert files_below(home) == before
     assert "letters.txt in it is not ours" in capsys.readouterr().out
+
+
+def test_deletes_whatever_a_cache_can_hold(home: Path) -> None:
+    for name in blobs.OURS:
+        (RunSettings().cache_root / name).mkdir(exist_ok=True)
+    assert main(["purge", "--yes"]) == 0
+    assert files_below(home) == set()
+    assert not RunSettings().cache_root.exists()
 
 
 def test_follows_no_link_out_of_a_folder(home: Path) -> None:

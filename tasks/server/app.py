@@ -1,20 +1,37 @@
-"""What Prefect's server does not do for whoever has no password, though Prefect's own checks would.
+"""Prefect's server as each of ours runs it, with two of its faults made good.
 
-Its description of the API has pages without a password, whose scripts come from elsewhere. And a
-websocket, which sends the password in its first message, may wait for ever without sending one.
+Several processes write to one SQLite database. A transaction that reads first and writes later
+fails at once, without waiting, when another process has written in between: "database is locked".
+Prefect's transactions are of that kind; its server then refuses requests and drops events.
+
+And it does something for whoever has no password: its description of the API has pages without
+one, whose scripts come from elsewhere, and a websocket, which sends the password in its first
+message, may wait for ever without sending one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from typing import Any
 
+from prefect.server.api.server import create_app
+from prefect.server.database.configurations import AioSqliteConfiguration
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CLOSED = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 FIRST_MESSAGE_SECONDS = 10.0  # Prefect's clients send it at once, on a busy machine too
 POLICY_VIOLATION = 1008
+
+
+def make_app(**options: Any) -> Gate:
+    """The app. From now on, each transaction waits up to 60 s for its turn before it reads."""
+    begin = AioSqliteConfiguration.begin_transaction
+    AioSqliteConfiguration.begin_transaction = (  # type: ignore[method-assign]
+        lambda self, session, **_: begin(self, session, with_for_update=True)
+    )
+    return Gate(create_app(**options))
 
 
 class Gate:

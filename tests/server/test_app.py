@@ -19,7 +19,7 @@ from prefect.settings import (
 )
 from starlette.types import ASGIApp, Message
 
-from tasks.server.gate import Gate
+from tasks.server.app import Gate
 
 STATED = {("get", "/api/health"), ("get", "/api/ready"), ("get", "/ui-settings")}
 CHANNELS = [
