@@ -39,7 +39,6 @@ COPY_BYTES = 1 << 20
 PARTIAL = places.PARTIAL
 HEADER_VERSION = (1, 0)  # of the .npy files that are written here
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-MADE_BY_OTHERS = {"digests", "downloads", "warm"}  # in the root of a store
 
 # Files whose bytes this process has digested: (path, inode, size, modification time).
 _intact: set[tuple[Path, int, int, int]] = set()
@@ -180,14 +179,11 @@ class Store(Record):
         Returns a sentence for each folder that was open to others. Raises StoreError for one that
         belongs to somebody else, and when something cannot be created.
         """
-        ours = [name for name, value in vars(Store).items() if isinstance(value, Folder)]
         notes = []
-        for folder in (self.root, *(self.root / name for name in ours)):
+        for folder in (self.root, *(self.root / name for name in MADE_HERE)):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                others = {path.name for path in self.root.iterdir()}.difference(
-                    ours, MADE_BY_OTHERS
-                )
+                others = {path.name for path in self.root.iterdir()} - OURS
                 notes += _made_private(folder, shared=folder == self.root and bool(others))
         return notes
 
@@ -323,6 +319,11 @@ class Store(Record):
                 _intact.add(_identity(path, path.stat()))  # digested while it was written
             places.remove(self._aside(ref))
         return ref
+
+
+# What lies in the root of a store; what `prepare` does not make, others do.
+MADE_HERE = [name for name, value in vars(Store).items() if isinstance(value, Folder)]
+OURS = {*MADE_HERE, "digests", "downloads", "warm"}
 
 
 def read_header(file: BufferedReader) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -14,7 +14,6 @@ from programs import run
 from deployments import purge
 from deployments.__main__ import main
 from tasks.cache import blobs
-from tasks.cache.blobs import Folder, Store
 from tasks.server.home import DATABASE, FOLDER_VARIABLE, open_stack, stack_folder
 from tasks.settings import RunSettings
 
@@ -47,11 +46,6 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr("builtins.input", lambda _: text)
 
     return types
-
-
-def test_every_folder_of_the_cache_has_a_name_of_ours() -> None:
-    folders = {name for name, value in vars(Store).items() if isinstance(value, Folder)}
-    assert folders <= set(purge.OURS[purge.CACHE])
 
 
 def test_lists_each_folder_with_its_size_and_deletes_it_when_told_so(
