@@ -63,13 +63,13 @@ test: $(VENV)/.dev ## the fast tests, in two processes
 test-process: $(VENV)/.dev ## the tests with real processes, signals and the full dataset
 	$(BIN)/python -m pytest -m process $(ARGS)
 
-test-stack: $(VENV)/.dev ## the tests with PostgreSQL, server, worker and browser
-	$(BIN)/python -m pytest -m stack $(ARGS)
+test-stack: $(VENV)/.dev ## the tests with PostgreSQL, server, worker and browser, on two stacks
+	$(BIN)/python -m pytest -m stack $(IN_TWO) $(ARGS)
 
-test-slow: $(VENV)/.dev ## both of these
+test-slow: $(VENV)/.dev ## both of these, one after the other
 	$(BIN)/python -m pytest -m "process or stack" $(ARGS)
 
-test-all: test test-slow ## all tests
+test-all: test test-process test-stack ## all tests
 
 test-pythons: $(VENV)/.dev ## the fast tests on the other supported Pythons; PYTHONS=3.13 for one
 	$(BIN)/python tests/every_python.py $(PYTHONS)

@@ -6,37 +6,21 @@ import ast
 import gc
 import shutil
 from collections.abc import Iterator
-from importlib.util import cache_from_source
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import instrument  # noqa: F401 - before all of ours
 import pytest
 from builders import Arrays, Run, place_idx, run_flow, settings_in, stripes
-from jaxtyping import _import_hook as jaxtyping_hook
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from programs import ROOT, prepare_home
+from programs import prepare_home
 
 from tasks.cache.blobs import Store
 from tasks.server.home import open_stack
 from tasks.server.own import OwnServer, without_heartbeats
 from tasks.settings import RunSettings
-
-_bytecode_for_checks = jaxtyping_hook._optimized_cache_from_source
-
-
-def _bytecode(checker: str, path: str) -> str:
-    """Where bytecode lies: only what jaxtyping checks is compiled for it.
-
-    While it imports a module of ours, it would take the bytecode of all others for out of date,
-    and 3,700 files of TensorFlow and Keras would be compiled a second time.
-    """
-    checked = path.startswith(str(ROOT / "tasks"))
-    return str(_bytecode_for_checks(checker, path) if checked else cache_from_source(path))
-
-
-jaxtyping_hook._optimized_cache_from_source = _bytecode
 
 _parse = ast.parse
 _parsing = RLock()

@@ -190,6 +190,13 @@ class Operated:
 
         assert comes_true(polls, START_SECONDS), self.log("worker")
 
+    def bring_up(self) -> None:
+        """Start again what a test has stopped."""
+        if "server" not in self.processes:
+            self.start_server()
+        if "worker" not in self.processes:
+            self.start_worker()
+
     @contextmanager
     def client(self) -> Iterator[SyncPrefectClient]:
         """A client that is logged in."""

@@ -19,8 +19,5 @@ def started_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]
 def stack(started_once: Operated) -> Operated:
     """That stack with a new cache; what the test before has stopped is started again."""
     started_once.caches += 1
-    if "server" not in started_once.processes:
-        started_once.start_server()
-    if "worker" not in started_once.processes:
-        started_once.start_worker()
+    started_once.bring_up()
     return started_once

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import Heard, files_below
+from builders import Heard, files_below, settings_in
 from own_stages import double, halve
 from prefect import flow
 from strange_files import EVERY_KIND, Kind, no_hanging, replace_by
@@ -90,11 +91,21 @@ def halve_and_double(
     return results[-1], {name: record.why for name, record in heard.stages.items()}
 
 
-@pytest.fixture
-def used(settings: RunSettings) -> Store:
-    """A cache in which both results are."""
+@pytest.fixture(scope="module")
+def used_once(
+    prefect_server: None,  # noqa: ARG001 - must be up before the run
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A cache in which both results are, not to be changed."""
+    settings = settings_in(tmp_path_factory.mktemp("used"))
     halve_and_double(settings)
-    return Store(root=settings.cache_root)
+    return settings.cache_root
+
+
+@pytest.fixture
+def used(used_once: Path, settings: RunSettings) -> Store:
+    """A copy of it."""
+    return Store(root=shutil.copytree(used_once, settings.cache_root))
 
 
 @EVERY_KIND
