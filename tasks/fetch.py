@@ -26,6 +26,8 @@ def fetch(dataset: str, name: str | None, store: Store) -> DatasetSource:
     size = ByteSize(sum(file.size_bytes for file in source.files)).human_readable(decimal=True)
     names = ", ".join(file.name for file in source.files[:SHOWN_FILES])
     more = f" and {len(source.files) - SHOWN_FILES} more" if source.files[SHOWN_FILES:] else ""
-    found = source.name, FORMATS[source.kind].description, size, source.files[0].path.parent
+    first = source.files[0]
+    folder = first.path.parents[first.name.count("/")]  # to which names are relative
+    found = source.name, FORMATS[source.kind].description, size, folder
     log.info("%s: %s, %s in %s (%s%s)", *found, names, more)
     return source

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import tiny_arrays, write_idx_folder
+from PIL import Image
 
 from flows.mnist_flow import mnist_flow
 from tasks.cache.blobs import Store
@@ -40,6 +41,18 @@ def test_found_files_are_logged_with_their_size_and_place(
     names = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
     found = f"digits: a folder or zip of IDX files, 40.4KB in {folder}"
     assert line == f"{found} ({names}t10k-labels-idx1-ubyte)"
+
+
+def test_files_in_folders_are_logged_with_the_folder_that_holds_all(
+    logged: pytest.LogCaptureFixture, store: Store, tmp_path: Path
+) -> None:
+    for name in ("red", "green"):
+        (tmp_path / "lamps" / name).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / "lamps" / name / "0.png")
+
+    fetch.fn(str(tmp_path / "lamps"), None, store)
+
+    assert logged.messages[-1].endswith(f" in {tmp_path / 'lamps'} (green/0.png, red/0.png)")
 
 
 def test_downloads_are_logged_and_kept_in_the_cache(
