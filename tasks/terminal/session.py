@@ -95,16 +95,18 @@ class Session:
             with display.progress:
                 summary = self._run(flow, display)
         except (KeyboardInterrupt, TerminationSignal) as end:
-            number = getattr(end, "signal", signal.SIGINT)
-            message, status = _ending(number), SIGNAL_EXIT + number
+            message, status = _ended_by(end)
         except PipelineError as error:
             message = str(error)
         except Exception as error:  # noqa: BLE001 - one clear message, whatever it is
-            if self.command.log_level == "DEBUG":
-                console.print_exception()
-            advice = "Run again with --log-level DEBUG for the traceback."
-            unexpected = f"Unexpected {type(error).__name__}: {error}\n{advice}"
-            message = str(lost_server(error) or unexpected)
+            if met := met_in(error, (KeyboardInterrupt, TerminationSignal)):
+                message, status = _ended_by(met)
+            else:
+                if self.command.log_level == "DEBUG":
+                    console.print_exception()
+                advice = "Run again with --log-level DEBUG for the traceback."
+                unexpected = f"Unexpected {type(error).__name__}: {error}\n{advice}"
+                message = str(lost_server(error) or unexpected)
         else:
             summary = summary.model_copy(update={"stages": display.stages | summary.stages})
             seconds = time.perf_counter() - self.started
@@ -143,6 +145,21 @@ class Session:
     def _how_to_watch(self, summary: RunSummary) -> str:
         place = f"{ui_url()}/runs/flow-run/{summary.flow_run_id}"
         return f"{place} once `make ui` runs" if self.server else place
+
+
+def met_in(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    """What an error was raised in handling, if that is of some kind.
+
+    Prefect's engine, told to end before it has a task run, fails with an error of its own.
+    """
+    met = error.__context__
+    return met if met is None or isinstance(met, kinds) else met_in(met, kinds)
+
+
+def _ended_by(end: BaseException) -> tuple[str, int]:
+    """The message and the exit status."""
+    number = getattr(end, "signal", signal.SIGINT)
+    return _ending(number), SIGNAL_EXIT + number
 
 
 def _ending(number: int) -> str:
