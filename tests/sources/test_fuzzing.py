@@ -48,7 +48,11 @@ fuzzed = settings(
 HEADROOM_BYTES = 1 << 30  # of addresses; decoding threads reserve some
 MOST_BYTES = 16 << 20
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of what it repairs
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:PIL",  # of what it repairs
+    # Not the strategies: Prefect's threads draw for their pauses, once this process has run flows.
+    "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning",
+)
 
 
 # --- a valid file of each format -------------------------------------------------------------
