@@ -183,9 +183,11 @@ class Store(Record):
         for folder in (self.root, *(self.root / name for name in MADE_HERE)):
             with errors_named(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                others = {path.name for path in self.root.iterdir()} - OURS
-                notes += _made_private(folder, shared=folder == self.root and bool(others))
+                notes += _made_private(folder, shared=folder == self.root and self._is_shared())
         return notes
+
+    def _is_shared(self) -> bool:
+        return not {path.name for path in self.root.iterdir()} <= OURS
 
     def path(self, ref: BlobRef) -> Path:
         """The place of a stored file, whether or not it is there."""
