@@ -28,11 +28,12 @@ from tasks.server.configured import health_problem
 WATCH_SECONDS = 5.0
 MISSES = 2  # one can be chance
 HAVE_LOOPS = ("prefect._internal.observers", "prefect.workers.base")
-SAY_THAT_A_WEBSOCKET_IS_CLOSED = (
-    "prefect.FlowRunCancellingObserver",
-    "prefect.FlowRunSuspendingObserver",
-    "prefect.events.clients",
-)
+SAY_THAT_A_WEBSOCKET_IS_CLOSED = {  # unless they have worse to say
+    "prefect.FlowRunCancellingObserver": logging.ERROR,
+    "prefect.FlowRunSuspendingObserver": logging.ERROR,
+    "prefect.events.clients": logging.ERROR,
+    "websockets.client": logging.CRITICAL,  # a traceback, if a ping finds it
+}
 
 
 class LastingConsole(PrefectConsoleHandler):
@@ -55,8 +56,8 @@ def be_patient() -> None:
     for name in HAVE_LOOPS:
         if name in sys.modules:
             vars(sys.modules[name])["critical_service_loop"] = patient_loop
-    for name in SAY_THAT_A_WEBSOCKET_IS_CLOSED:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, level in SAY_THAT_A_WEBSOCKET_IS_CLOSED.items():
+        logging.getLogger(name).setLevel(level)
 
 
 async def patient_loop(

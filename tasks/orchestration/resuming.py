@@ -19,6 +19,7 @@ from prefect import get_run_logger
 from tasks.cache.blobs import Store
 from tasks.cache.checkpoints import Checkpoint, Checkpoints, written_beside
 from tasks.orchestration.account import listener
+from tasks.orchestration.signals import end_if_told
 from tasks.orchestration.stage import current_call
 from tasks.records import EpochMetrics, TrainingPlan
 
@@ -48,6 +49,7 @@ class Training:
             "epoch %d/%d: loss %.4f, accuracy %.4f%s",
             *(done, self.epochs, metrics.loss, metrics.accuracy_fraction, held_out),
         )
+        end_if_told()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from tasks.errors import DatasetError, PayloadError, PipelineError
 from tasks.orchestration.account import Account, listener
 from tasks.orchestration.events import explain, tell_failed_load
 from tasks.orchestration.naming import unless_named
+from tasks.orchestration.signals import handle_in_flow
 from tasks.server.home import DATA_VARIABLE, data_folders
 from tasks.server.own import some_server
 from tasks.settings import RunSettings
@@ -70,6 +71,7 @@ def stored_run(settings: RunSettings) -> Iterator[Store]:
     """
     run = FlowRunContext.get()
     assert run is not None, "stored_run belongs inside a flow"
+    handle_in_flow()
     if run.flow_run and run.flow_run.deployment_id:
         confine(settings, data_folders())
     refresh = settings.refresh or PREFECT_TASKS_REFRESH_CACHE.value()

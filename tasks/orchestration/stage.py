@@ -39,6 +39,7 @@ from tasks.cache.keys import Fingerprint, Ingredients, content_of, fingerprint_o
 from tasks.cache.sharing import held
 from tasks.errors import PayloadError
 from tasks.orchestration.account import Account, CallRecord, listener
+from tasks.orchestration.signals import end_if_told
 from tasks.records import StageRecord
 
 P = ParamSpec("P")
@@ -142,6 +143,7 @@ def _with_account(function: Callable[P, R], *, cached: bool) -> Callable[P, Any]
         run = TaskRunContext.get()
         if run is None:  # called as `stage.fn()`
             return function(*args, **kwargs)
+        end_if_told()
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given, compute = bound.arguments, partial(function, *args, **kwargs)

@@ -131,7 +131,7 @@ def _require_login(url: str) -> None:
     )
 
 
-def lost_server(error: Exception) -> ServerError | None:
+def lost_server(error: BaseException) -> ServerError | None:
     """What to say of an error that came up because the server went away; None for another."""
     import httpx
 

@@ -34,6 +34,9 @@ SAID_ELSEWHERE = (
     "Crash detected",
 )
 
+# A ping that finds the server gone tells of it by a traceback.
+logging.getLogger("websockets.client").setLevel(logging.CRITICAL)
+
 console = Console(stderr=True, highlight=False)
 
 

@@ -58,7 +58,7 @@ class Session:
         # What `nohup`, or a shell for what runs in the background, has set to be ignored stays so.
         self.endings = [each for each in ENDINGS if signal.getsignal(each) != signal.SIG_IGN]
         for number in self.endings:  # until `run` takes over: no traceback of an import
-            signal.signal(number, lambda number, _: _leave(_ending(number), SIGNAL_EXIT + number))
+            signal.signal(number, _end_loading)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self.server: OwnServer | None = None
@@ -85,28 +85,16 @@ class Session:
 
     def run(self, flow: Callable[[RunSettings], RunSummary]) -> int:
         """Run a flow with the settings of the command line; returns the exit status."""
-        from tasks.orchestration.signals import TerminationSignal, end_run
-        from tasks.terminal.display import Display, console, print_error, print_summary
+        from tasks.orchestration.signals import TerminationSignal, handle
+        from tasks.terminal.display import Display, print_error, print_summary
 
-        display, status = Display(), EXIT_FAILED
-        for number in self.endings:
-            signal.signal(number, end_run)
+        display = Display()
+        handle(self.endings)
         try:
             with display.progress:
                 summary = self._run(flow, display)
-        except (KeyboardInterrupt, TerminationSignal) as end:
-            message, status = _ended_by(end)
-        except PipelineError as error:
-            message = str(error)
-        except Exception as error:  # noqa: BLE001 - one clear message, whatever it is
-            if met := met_in(error, (KeyboardInterrupt, TerminationSignal)):
-                message, status = _ended_by(met)
-            else:
-                if self.command.log_level == "DEBUG":
-                    console.print_exception()
-                advice = "Run again with --log-level DEBUG for the traceback."
-                unexpected = f"Unexpected {type(error).__name__}: {error}\n{advice}"
-                message = str(lost_server(error) or unexpected)
+        except (Exception, KeyboardInterrupt, TerminationSignal) as error:  # noqa: BLE001
+            message, status = self._account_of(error)
         else:
             summary = summary.model_copy(update={"stages": display.stages | summary.stages})
             seconds = time.perf_counter() - self.started
@@ -142,24 +130,24 @@ class Session:
                 if "evaluate" in display.stages and display.stages["evaluate"].state != "failed":
                     remember(settings)
 
+    def _account_of(self, error: BaseException) -> tuple[str, int]:
+        """One clear message, whatever has ended the run, and the exit status."""
+        from tasks.orchestration.signals import told
+        from tasks.terminal.display import console
+
+        if number := told():  # whatever that has become on its way
+            return _ending(number), SIGNAL_EXIT + number
+        if isinstance(error, PipelineError):
+            return str(error), EXIT_FAILED
+        if self.command.log_level == "DEBUG":
+            console.print_exception()
+        advice = "Run again with --log-level DEBUG for the traceback."
+        unexpected = f"Unexpected {type(error).__name__}: {error}\n{advice}"
+        return str(lost_server(error) or unexpected), EXIT_FAILED
+
     def _how_to_watch(self, summary: RunSummary) -> str:
         place = f"{ui_url()}/runs/flow-run/{summary.flow_run_id}"
         return f"{place} once `make ui` runs" if self.server else place
-
-
-def met_in(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
-    """What an error was raised in handling, if that is of some kind.
-
-    Prefect's engine, told to end before it has a task run, fails with an error of its own.
-    """
-    met = error.__context__
-    return met if met is None or isinstance(met, kinds) else met_in(met, kinds)
-
-
-def _ended_by(end: BaseException) -> tuple[str, int]:
-    """The message and the exit status."""
-    number = getattr(end, "signal", signal.SIGINT)
-    return _ending(number), SIGNAL_EXIT + number
 
 
 def _ending(number: int) -> str:
@@ -173,8 +161,25 @@ def _print_json(error: str, stages: dict[str, StageRecord]) -> None:
         print(json.dumps({"error": error, "stages": records}), flush=True)
 
 
+def _end_loading(number: int, _frame: object) -> NoReturn:
+    """Handle a signal while the program is loading: at once, not by an error.
+
+    What is interrupted may be anything, and hand on an error of its own. Nothing is to be tidied
+    up yet: the server of the run goes when this process has gone.
+    """
+    try:
+        _say_failed(_ending(number))
+        sys.stderr.flush()
+    finally:
+        os._exit(SIGNAL_EXIT + number)
+
+
 def _leave(message: str, status: int) -> NoReturn:
     """End at once while the program is still loading."""
+    _say_failed(message)
+    sys.exit(status)
+
+
+def _say_failed(message: str) -> None:
     sys.stderr.write(f"\nfailed {message}\n")
     _print_json(message, {})
-    sys.exit(status)

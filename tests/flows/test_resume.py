@@ -200,6 +200,35 @@ def test_training_that_is_told_to_end_says_so_once_and_goes_on_later(
     assert trained(uninterrupted_folder) == trained(tmp_path)
 
 
+# A library that is interrupted in writing or reading a model hands on an error of its own.
+INTERRUPTED_WHILE_LOADING = """
+import os, signal, sys
+from contextlib import suppress
+
+sys.path.insert(0, "")
+from tasks.terminal.session import Session
+
+Session()
+from pydantic import BaseModel, model_serializer
+
+class Interrupted(BaseModel):
+    @model_serializer
+    def write(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+with suppress(Exception):
+    Interrupted().model_dump()
+print("goes on")
+"""
+
+
+def test_program_that_is_told_to_end_ends_whatever_it_was_loading(environment: Environment) -> None:
+    ended = run([sys.executable, "-c", INTERRUPTED_WHILE_LOADING], environment, status=143)
+    assert ended.stdout == ""
+    assert ended.stderr == f"\nfailed Terminated. {KEPT}\n"
+    assert comes_true(lambda: own_servers(environment) == [])
+
+
 @pytest.mark.parametrize("seconds", [0, 2, 4])
 def test_program_that_is_told_to_end_in_its_first_seconds_says_so_once(
     environment: Environment, tmp_path: Path, seconds: int
