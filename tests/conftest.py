@@ -11,8 +11,10 @@ from threading import RLock
 from typing import Any
 
 import instrument  # noqa: F401 - before all of ours
+import prefect
 import pytest
 from builders import Arrays, Run, place_idx, run_flow, settings_in, stripes
+from filelock import FileLock
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from programs import prepare_home
@@ -68,11 +70,30 @@ def default_threads() -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def prepared_home(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect home whose database is at its newest revision and empty: to be copied.
+
+    Making one takes seconds, so it is kept for other processes and later test runs.
+    """
+    cached = hasattr(pytestconfig, "cache")  # pytest runs without, too
+    kept = pytestconfig.cache.mkdir("prefect") if cached else tmp_path_factory.mktemp("prepared")
+    home = kept / prefect.__version__
+    with FileLock(kept / "lock"):
+        if not home.exists():
+            made = tmp_path_factory.mktemp("prepared") / "home"
+            made.mkdir()
+            prepare_home(made)
+            shutil.copytree(made, kept / "partial", dirs_exist_ok=True).rename(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Prefect server with a database of its own for the whole session."""
+    home = shutil.copytree(prepared_home, tmp_path_factory.mktemp("prefect") / "home")
     with pytest.MonkeyPatch.context() as patch:  # events can be read at once, not after seconds
         patch.setenv("PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL", "0.2")
-        server = OwnServer(open_stack(tmp_path_factory.mktemp("prefect"), {}))
+        server = OwnServer(open_stack(home, {}))
     try:
         server.wait_until_ready()
         login = {PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.login}
@@ -80,14 +101,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             yield
     finally:
         server.stop()
-
-
-@pytest.fixture(scope="session")
-def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Prefect home whose database is at its newest revision and empty: to be copied."""
-    home = tmp_path_factory.mktemp("prepared")
-    prepare_home(home)
-    return home
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tasks.settings import RunSettings
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-RUNS = 8
+RUNS = 4
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def test_clients_reach_a_server_on_every_interface_through_loopback(tmp_path: Pa
     assert stack.api_url == "http://127.0.0.1:4200/api"
 
 
-MANY, ROUNDS = 8, 5
+MANY, ROUNDS = 4, 10
 OPENS_STACKS = """
 import json, sys
 from pathlib import Path
