@@ -93,7 +93,7 @@ class Checkpoints:
 
     def written(self) -> datetime:
         """When the training came as far as this; long ago if there is nothing to go on from."""
-        return moment(max((status.st_mtime for status in self._files()), default=0))
+        return moment(max((status.st_mtime for status in self._files()), default=0.0))
 
     def size_bytes(self) -> int:
         """What they take; 0 if there is nothing to go on from."""

@@ -98,6 +98,11 @@ class TestFiles:
         assert ["000002", "000003"] == names_in(checkpoints)
         assert (3, []) == newest_epoch(checkpoints)
 
+    def test_training_that_left_none_is_the_oldest_of_all(self, store: Store) -> None:
+        none = Checkpoints(store, KEY)
+        assert (none.size_bytes(), none.written().year) == (0, 1970)
+        assert written(store, 1).written().year > 1970
+
     def test_nothing_is_found_where_nothing_was_written(self, store: Store) -> None:
         assert (0, []) == newest_epoch(Checkpoints(store, KEY))
 
