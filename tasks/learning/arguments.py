@@ -14,7 +14,7 @@ from jaxtyping import Float32, Num, Shaped
 from pydantic import ValidationError
 
 from tasks.errors import ModelError
-from tasks.learning.backend import keras
+from tasks.learning.backend import keras, tf
 from tasks.records import TrainingPlan
 
 Labels = Num[np.ndarray, "label *class"]  # one-hot, or whatever else the loss takes
@@ -72,6 +72,28 @@ def held_out(validation_data: Any, shape: tuple[int, ...]) -> HeldOut | None:
         _require_counts(count, labels=labels, weights=weights)
         images = np.reshape(images, (count, *shape))
     return images, labels, weights
+
+
+def in_batches(tested: HeldOut | None, size: int) -> HeldOut | None:
+    """Arrays as a dataset of their batches; anything else as it is.
+
+    From arrays, Keras makes such a dataset in each epoch: that takes longer than it takes a small
+    network to evaluate them.
+    """
+    given = [part for part in tested or () if part is not None]
+    if not given or not all(isinstance(part, np.ndarray) and len(part) for part in given):
+        return tested
+    arrays = tuple(
+        part.astype(keras.config.floatx()) if part.dtype.kind == "f" else part for part in given
+    )
+    whole = len(arrays[0]) // size * size
+    batches = tf.data.Dataset.from_tensor_slices(
+        tuple(part[:whole].reshape(-1, size, *part.shape[1:]) for part in arrays)
+    )
+    if whole < len(arrays[0]):
+        rest = tf.data.Dataset.from_tensors(tuple(part[whole:] for part in arrays))
+        batches = batches.concatenate(rest) if whole else rest
+    return batches, None, None
 
 
 def require_fitting(

@@ -27,6 +27,7 @@ from tasks.learning.arguments import (
     flat,
     held_out,
     image_weights,
+    in_batches,
     plan_within_bounds,
     require_fitting,
     require_meaningful,
@@ -102,7 +103,7 @@ def fit(
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
     require_fitting(model, images, labels, weights, rows)
     shape = _shape_taken(model, images)
-    tested = held_out(validation_data, shape)
+    tested = in_batches(held_out(validation_data, shape), EVALUATE_BATCH)
     arrays = [None if a is None else _as_tensor(a) for a in (images, labels, weights)]
     batches = _Batches(*arrays, rows, plan, shape, image_shape or (1, pixels))
     program = _compiled(model, callbacks, batches)

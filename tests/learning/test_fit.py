@@ -15,6 +15,7 @@ import pytest
 from trainings import PLAN, bits, fit_noise, noise
 
 from tasks.errors import ModelError
+from tasks.learning import training
 from tasks.learning.arguments import flat, held_out
 from tasks.learning.backend import keras, tf
 from tasks.learning.seeding import seeded
@@ -328,17 +329,30 @@ def test_classes_are_weighed_as_by_keras(labels: np.ndarray, loss: str) -> None:
     assert_same(expected.get_weights(), actual.get_weights())
 
 
+@pytest.mark.parametrize("batch", [7, 10, 1000])
 @pytest.mark.parametrize(
     "given",
     [
-        lambda: (*HELD_OUT, WEIGHTS[:20]),
+        lambda: (*HELD_OUT, WEIGHTS[:20].astype(np.float64)),
         lambda: tf.data.Dataset.from_tensor_slices(HELD_OUT).batch(7),
     ],
     ids=["weighed", "Dataset"],
 )
-def test_validation_data_is_evaluated_as_by_keras(given: Callable[[], Any]) -> None:
-    expected = plain_fit(network(), X, Y, validation_data=given())
+def test_validation_data_is_evaluated_as_by_keras(
+    monkeypatch: pytest.MonkeyPatch, given: Callable[[], Any], batch: int
+) -> None:
+    """In whole batches, with a smaller one behind them, and in none but that."""
+    monkeypatch.setattr(training, "EVALUATE_BATCH", batch)
+    expected = plain_fit(network(), X, Y, validation_data=given(), validation_batch_size=batch)
     actual = fit(network(), X, Y, PLAN, validation_data=given())
+    assert_same(expected.history, actual.history)
+
+
+def test_validation_labels_may_be_numbers() -> None:
+    data = (HELD_OUT[0], HELD_OUT[1].argmax(axis=1))
+    numbers, loss = Y.argmax(axis=1), "sparse_categorical_crossentropy"
+    expected = plain_fit(network(loss=loss), X, numbers, validation_data=data)
+    actual = fit(network(loss=loss), X, numbers, PLAN, validation_data=data)
     assert_same(expected.history, actual.history)
 
 
