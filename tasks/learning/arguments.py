@@ -83,8 +83,9 @@ def in_batches(tested: HeldOut | None, size: int) -> HeldOut | None:
     given = [part for part in tested or () if part is not None]
     if not given or not all(isinstance(part, np.ndarray) and len(part) for part in given):
         return tested
+    floats = keras.config.floatx()
     arrays = tuple(
-        part.astype(keras.config.floatx()) if part.dtype.kind == "f" else part for part in given
+        part.astype(floats, copy=False) if part.dtype.kind == "f" else part for part in given
     )
     whole = len(arrays[0]) // size * size
     batches = tf.data.Dataset.from_tensor_slices(
